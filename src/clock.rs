@@ -1,0 +1,144 @@
+//! The one place that reads time.
+//!
+//! Two clocks, never mixed: [`Timestamp`] is the wall clock, for entries and people; [`Moment`] is
+//! monotonic, for deadlines, rates and timings.
+
+use jiff::tz::TimeZone;
+use std::fmt;
+use std::time::Duration;
+
+/// A point on the monotonic clock.
+pub type Moment = std::time::Instant;
+
+/// Now, on the monotonic clock.
+#[must_use]
+pub fn moment() -> Moment {
+    Moment::now()
+}
+
+/// Wall-clock time in microseconds since 1970-01-01T00:00:00Z; prints as RFC 3339 in UTC.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// Now, on the wall clock. It may step backwards: order by sequence number, not by this.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now().as_microsecond())
+    }
+
+    /// From microseconds since 1970.
+    #[must_use]
+    pub fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since 1970.
+    #[must_use]
+    pub fn as_micros(self) -> i64 {
+        self.0
+    }
+
+    /// Reads RFC 3339 (`2026-11-24T08:00:00Z`), or a date alone, which means its first moment in UTC.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        if let Ok(date) = text.parse::<jiff::civil::Date>()
+            && text.len() == 10
+        {
+            let start = TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok()?;
+            return Some(Self(start.as_microsecond()));
+        }
+        text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_microsecond()))
+    }
+
+    /// This much earlier; stops at the representable minimum.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+    }
+
+    /// Reads an HTTP-date (RFC 9110 §5.6.7, the preferred form alone) as a timestamp.
+    #[must_use]
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
+        text.ends_with("GMT").then(|| Self(zoned.timestamp().as_microsecond()))
+    }
+
+    /// Seconds from `earlier` to this, 0 when this is not later.
+    #[must_use]
+    pub fn seconds_since(self, earlier: Self) -> u64 {
+        u64::try_from(self.0.saturating_sub(earlier.0) / 1_000_000).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => write!(f, "{time:.6}"),
+            Err(_) => write!(f, "{} us", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl serde::Serialize for Timestamp {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+/// Reads a span such as `90s`, `15m`, `2h` or `7d`.
+#[must_use]
+pub fn parse_span(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    count.checked_mul(seconds).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_print_microseconds_in_utc_and_read_back() {
+        let time = Timestamp::from_micros(1_794_000_000_000_007);
+        assert_eq!(time.to_string(), "2026-11-06T21:20:00.000007Z");
+        assert_eq!(Timestamp::parse(&time.to_string()), Some(time));
+        assert_eq!(Timestamp::from_micros(1_794_000_000_000_000).to_string(), "2026-11-06T21:20:00.000000Z");
+    }
+
+    #[test]
+    fn a_date_means_its_first_moment_in_utc() {
+        assert_eq!(Timestamp::parse("2026-11-24").map(|t| t.to_string()), Some("2026-11-24T00:00:00.000000Z".into()));
+        assert_eq!(Timestamp::parse("yesterday"), None);
+    }
+
+    #[test]
+    fn http_dates_are_read_and_other_text_is_not() {
+        let time = Timestamp::parse_http_date("Tue, 24 Nov 2026 08:00:00 GMT");
+        assert_eq!(time, Timestamp::parse("2026-11-24T08:00:00Z"));
+        for bad in ["7", "soon", "Tue, 24 Nov 2026 08:00:00 +0100", ""] {
+            assert_eq!(Timestamp::parse_http_date(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn spans_name_their_unit() {
+        assert_eq!(parse_span("2h"), Some(Duration::from_secs(7200)));
+        for bad in ["2", "h", "-1h", "2w", "99999999999999999999d", "", "2é"] {
+            assert_eq!(parse_span(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The configuration: compiled-in defaults, one file, the environment, in this order.
+//!
+//! All faults are reported together, each with its key, where the value came from, and what to do.
+//! The only place that reads the environment.
+
+mod callers;
+mod ledger;
+mod listen;
+mod section;
+mod upstream;
+
+pub use callers::{Caller, Rate, Rule, Token};
+pub use ledger::Ledger;
+pub use listen::{Listen, Ops, Tls};
+pub use section::Fault;
+pub use upstream::{Confirm, Upstream};
+
+use crate::clock::Timestamp;
+use ::config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use section::{Reading, Section};
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// `config/default.toml`, compiled in.
+pub const DEFAULTS: &str = include_str!("../config/default.toml");
+const PREFIX: &str = "WASEND_GATEWAY";
+
+/// A configuration without a fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // each is documented in config/default.toml
+pub struct Config {
+    pub listen: Listen,
+    pub ops: Ops,
+    pub upstream: Upstream,
+    pub ledger: Ledger,
+    pub rates: Vec<Rate>,
+    pub log: Log,
+    pub callers: Vec<Caller>,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Log {
+    pub level: tracing::Level,
+    pub format: LogFormat,
+}
+
+/// Text for people or JSON for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+/// What was read, with what may be printed of it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What works, but is probably not meant.
+    pub warnings: Vec<String>,
+    /// Key, value (hashes as `***`) and source of every setting.
+    pub effective: Vec<[String; 3]>,
+}
+
+/// Reads and checks everything.
+///
+/// # Errors
+/// Every fault of the file and the environment, at once.
+pub fn load(file: &Path) -> Result<Loaded, Vec<Fault>> {
+    let merged = merge(file)?;
+    let effective = effective(&merged);
+    let reading = reading(file);
+    let mut root = Section::new(String::new(), merged, reading.clone());
+    let config = read(&mut root);
+    root.finish();
+    let faults = reading.faults.take();
+    if faults.is_empty() {
+        let warnings = warnings(&config);
+        Ok(Loaded { config, warnings, effective })
+    } else {
+        Err(faults)
+    }
+}
+
+/// Reads `[ledger]` alone, for the commands that must work with a broken file. Faults elsewhere come
+/// back as warnings.
+///
+/// # Errors
+/// The file's syntax, or a fault in `[ledger]`.
+pub fn load_ledger(file: &Path) -> Result<(Ledger, Vec<Fault>), Vec<Fault>> {
+    let reading = reading(file);
+    let mut root = Section::new(String::new(), merge(file)?, reading.clone());
+    let config = read(&mut root);
+    root.finish();
+    let (ours, elsewhere): (Vec<_>, Vec<_>) = reading.faults.take().into_iter().partition(|f| f.key.starts_with("ledger"));
+    if ours.is_empty() { Ok((config.ledger, elsewhere)) } else { Err(ours) }
+}
+
+fn reading(file: &Path) -> Reading {
+    let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
+    let folder = std::path::absolute(&folder).unwrap_or_else(|_| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder });
+    Reading { faults: Rc::new(RefCell::new(Vec::new())), file: file.display().to_string(), folder }
+}
+
+fn merge(file: &Path) -> Result<Map<String, Value>, Vec<Fault>> {
+    let fault = |what: String| vec![Fault { key: "the file".into(), source: file.display().to_string(), what }];
+    let text = std::fs::read_to_string(file).map_err(|e| fault(format!("cannot be read: {e}")))?;
+    let environment = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__").try_parsing(true);
+    let merged = ::config::Config::builder()
+        .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
+        .add_source(Named { name: file.display().to_string(), text })
+        .add_source(environment)
+        .build()
+        .map_err(|e| fault(format!("is not TOML: {e}")))?;
+    merged.collect().map_err(|e| fault(e.to_string()))
+}
+
+/// A file's text whose values know the file's name.
+#[derive(Debug, Clone)]
+struct Named {
+    name: String,
+    text: String,
+}
+
+impl Source for Named {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, ::config::ConfigError> {
+        use ::config::Format;
+        FileFormat::Toml.parse(Some(&self.name), &self.text).map_err(::config::ConfigError::Foreign)
+    }
+}
+
+fn read(root: &mut Section) -> Config {
+    let mut limits = root.table_or_empty("limits");
+    limits.one_of("kind", &[("process", ())]);
+    let rates = callers::rates(&mut limits);
+    limits.finish();
+    let mut log = root.table_or_empty("log");
+    let levels = [("error", tracing::Level::ERROR), ("warn", tracing::Level::WARN), ("info", tracing::Level::INFO), ("debug", tracing::Level::DEBUG)];
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let (level, format) = (log.one_of("level", &levels), log.one_of("format", &formats));
+    log.finish();
+    Config {
+        listen: Listen::read(root.table_or_empty("listen")),
+        ops: Ops::read(root.table_or_empty("ops")),
+        upstream: Upstream::read(root.table_or_empty("upstream")),
+        ledger: Ledger::read(root.table_or_empty("ledger")),
+        rates,
+        log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(LogFormat::Auto) },
+        callers: Caller::read_all(root),
+    }
+}
+
+fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.callers.is_empty() {
+        warnings.push("there are no callers: every request will be refused".to_owned());
+    }
+    if config.rates.is_empty() {
+        warnings.push("limits.rates is empty: all callers together have no rate".to_owned());
+    }
+    if config.upstream.confirm == Confirm::Any2xx {
+        warnings.push("upstream.confirm = \"any-2xx\": an answer that is not documented counts as a deletion".to_owned());
+    }
+    let now = Timestamp::now();
+    for caller in &config.callers {
+        let name = &caller.name;
+        if caller.tokens.is_empty() {
+            warnings.push(format!("caller `{name}` has no tokens: it cannot call"));
+        }
+        if caller.allow.is_empty() {
+            warnings.push(format!("caller `{name}` has no allow rules: everything is refused"));
+        }
+        if caller.rates.is_empty() {
+            warnings.push(format!("caller `{name}` has no rates"));
+        }
+        for token in caller.tokens.iter().filter(|t| t.expires.is_some_and(|at| at <= now)) {
+            warnings.push(format!("token `{}` of caller `{name}` has expired", token.id));
+        }
+    }
+    warnings
+}
+
+fn effective(merged: &Map<String, Value>) -> Vec<[String; 3]> {
+    let mut rows = Vec::new();
+    for (key, value) in merged {
+        flatten(key, value, &mut rows);
+    }
+    rows.sort();
+    rows
+}
+
+fn flatten(key: &str, value: &Value, rows: &mut Vec<[String; 3]>) {
+    match &value.kind {
+        ValueKind::Table(table) => table.iter().for_each(|(name, value)| flatten(&format!("{key}.{name}"), value, rows)),
+        ValueKind::Array(items) if items.iter().any(|i| matches!(i.kind, ValueKind::Table(_))) => {
+            items.iter().enumerate().for_each(|(index, item)| flatten(&format!("{key}[{index}]"), item, rows));
+        }
+        _ => {
+            let shown = if key.ends_with("sha256") { "***".to_owned() } else { shown(value) };
+            rows.push([key.to_owned(), shown, value.origin().unwrap_or("default").to_owned()]);
+        }
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match &value.kind {
+        ValueKind::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(", ")),
+        ValueKind::String(text) => format!("{text:?}"),
+        _ => value.to_string(),
+    }
+}

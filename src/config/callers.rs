@@ -1,0 +1,171 @@
+//! `[[callers]]`: who is known, from where, and what each may do. And the rates, which `[limits]` has too.
+
+use super::listen::network;
+use super::section::Section;
+use crate::clock::Timestamp;
+use crate::id::CallerName;
+use ipnet::IpNet;
+
+/// One caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Its name in rules, entries and logs.
+    pub name: CallerName,
+    /// Its tokens; several so that they can be replaced with an overlap.
+    pub tokens: Vec<Token>,
+    /// Where it may call from; `None` is anywhere, an empty list is nowhere.
+    pub from: Option<Vec<IpNet>>,
+    /// How fast.
+    pub rates: Vec<Rate>,
+    /// What it may do.
+    pub allow: Vec<Rule>,
+    /// What it may not do, whatever is allowed.
+    pub deny: Vec<Rule>,
+}
+
+/// A bearer token, known by its hash alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its name in entries and logs.
+    pub id: CallerName,
+    /// SHA-256 of the token's bytes.
+    pub sha256: [u8; 32],
+    /// From when on it is refused.
+    pub expires: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Token({}, ***, {:?})", self.id, self.expires)
+    }
+}
+
+/// At most `max` in any `per_s` seconds, refilled evenly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Rate {
+    /// How many at once.
+    pub max: u32,
+    /// In how many seconds they come back.
+    pub per_s: u32,
+}
+
+/// A rule: it covers a target whose session and group both match one of its patterns.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rule {
+    /// Patterns of sessions.
+    pub sessions: Vec<String>,
+    /// Patterns of groups, those of `groups_file` included.
+    pub groups: Vec<String>,
+}
+
+/// A pattern is made of what ids are made of, and `*`.
+fn pattern(text: &str) -> Result<String, String> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_@.*".contains(&b);
+    if text.is_empty() || text.len() > 128 || !text.bytes().all(fits) {
+        return Err(format!("\"{}\" can match no id; ids are made of A-Z a-z 0-9 _ - and @g.us", text.escape_debug()));
+    }
+    Ok(text.to_owned())
+}
+
+fn name(text: &str) -> Result<CallerName, String> {
+    CallerName::parse(text).map_err(|fault| format!("{fault}; write a short name such as moderation"))
+}
+
+fn sha256(text: &str) -> Result<[u8; 32], String> {
+    let wrong = || "is not a SHA-256 in 64 hex digits; `wasend-gateway token new` prints one".to_owned();
+    if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(wrong());
+    }
+    let mut hash = [0; 32];
+    for (byte, digits) in hash.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
+        *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
+    }
+    Ok(hash)
+}
+
+fn expiry(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse(text).ok_or_else(|| "is not a time; write 2027-06-01T00:00:00Z".to_owned())
+}
+
+/// Reads `rates` of one level.
+pub(super) fn rates(section: &mut Section) -> Vec<Rate> {
+    let read = |mut rate: Section| {
+        let max = u32::try_from(rate.number("max", 1, 1_000_000)).unwrap_or(1);
+        let per_s = u32::try_from(rate.number("per_s", 1, 86_400)).unwrap_or(1);
+        rate.finish();
+        Rate { max, per_s }
+    };
+    section.tables("rates").into_iter().map(read).collect()
+}
+
+impl Token {
+    fn read(mut section: Section) -> Option<Self> {
+        let (id, sha256) = (section.parsed("id", name), section.parsed("sha256", sha256));
+        let expires = section.parsed_if_there("expires", expiry);
+        section.finish();
+        Some(Self { id: id?, sha256: sha256?, expires })
+    }
+}
+
+impl Rule {
+    fn read(mut section: Section) -> Self {
+        let sessions = section.list("sessions", pattern).unwrap_or_default();
+        let mut groups = section.list("groups", pattern).unwrap_or_default();
+        if let Some(file) = section.path("groups_file") {
+            match std::fs::read_to_string(&file) {
+                Err(error) => section.fault("groups_file", None, format!("{} cannot be read: {error}", file.display())),
+                Ok(text) => {
+                    for (number, line) in text.lines().enumerate() {
+                        let entry = line.split('#').next().unwrap_or_default().trim();
+                        match pattern(entry) {
+                            _ if entry.is_empty() => {}
+                            Ok(entry) => groups.push(entry),
+                            Err(what) => section.fault("groups_file", None, format!("line {}: {what}", number + 1)),
+                        }
+                    }
+                }
+            }
+        }
+        if sessions.is_empty() {
+            section.fault("sessions", None, "is empty, so the rule covers nothing; write [\"*\"] for every session");
+        }
+        if groups.is_empty() {
+            section.fault("groups", None, "is empty, so the rule covers nothing; write [\"*@g.us\"] for every group");
+        }
+        section.finish();
+        Self { sessions, groups }
+    }
+}
+
+impl Caller {
+    fn read(mut section: Section) -> Option<Self> {
+        let name = section.parsed("name", name);
+        let tokens = section.tables("tokens").into_iter().filter_map(Token::read).collect();
+        let from = section.list("from", network);
+        let rates = rates(&mut section);
+        let allow = section.tables("allow").into_iter().map(Rule::read).collect();
+        let deny = section.tables("deny").into_iter().map(Rule::read).collect();
+        section.finish();
+        Some(Self { name: name?, tokens, from, rates, allow, deny })
+    }
+
+    /// Reads all callers; a name or a token that is there twice is a fault.
+    pub(super) fn read_all(root: &mut Section) -> Vec<Self> {
+        let callers: Vec<Self> = root.tables("callers").into_iter().filter_map(Self::read).collect();
+        let mut names = std::collections::HashSet::new();
+        let mut hashes = std::collections::HashSet::new();
+        for caller in &callers {
+            if !names.insert(&caller.name) {
+                root.fault("callers", None, format!("caller `{}` is there twice; give each a name of its own", caller.name));
+            }
+            for token in &caller.tokens {
+                if !hashes.insert(token.sha256) {
+                    let what = format!("token `{}` of caller `{}` is there twice; make a new one", token.id, caller.name);
+                    root.fault("callers", None, what);
+                }
+            }
+        }
+        callers
+    }
+}

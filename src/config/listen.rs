@@ -1,0 +1,96 @@
+//! `[listen]`, `[ops]` and their `tls`.
+
+use super::section::Section;
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The caller port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // each is documented in config/default.toml
+pub struct Listen {
+    pub address: SocketAddr,
+    pub trusted_proxies: Vec<IpNet>,
+    pub proxy_protocol: bool,
+    pub max_connections: usize,
+    pub max_connections_per_peer: usize,
+    pub max_requests: usize,
+    pub head_timeout: Duration,
+    pub idle_timeout: Duration,
+    pub max_age: Duration,
+    pub drain_timeout: Duration,
+    pub tls: Option<Tls>,
+}
+
+/// The operators' port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Ops {
+    pub address: SocketAddr,
+    pub tls: Option<Tls>,
+}
+
+/// Where a port's certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Tls {
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+/// Reads a network; a single address is a network of one.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let whole = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    whole.map_err(|_| format!("\"{text}\" is not a network; write 10.0.0.0/8 or fd00::/8"))
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is not an address with a port; write 127.0.0.1:8080"))
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+impl Listen {
+    pub(super) fn read(mut section: Section) -> Self {
+        let listen = Self {
+            address: section.parsed("address", address).unwrap_or(NOWHERE),
+            trusted_proxies: section.list("trusted_proxies", network).unwrap_or_default(),
+            proxy_protocol: section.flag("proxy_protocol"),
+            max_connections: size(section.number("max_connections", 1, 1_000_000)),
+            max_connections_per_peer: size(section.number("max_connections_per_peer", 1, 1_000_000)),
+            max_requests: size(section.number("max_requests", 1, 100_000)),
+            head_timeout: Duration::from_millis(section.number("head_timeout_ms", 100, 60_000)),
+            idle_timeout: Duration::from_millis(section.number("idle_timeout_ms", 100, 3_600_000)),
+            max_age: Duration::from_millis(section.number("max_age_ms", 1_000, 86_400_000)),
+            drain_timeout: Duration::from_millis(section.number("drain_timeout_ms", 100, 3_600_000)),
+            tls: section.table("tls").and_then(Tls::read),
+        };
+        section.finish();
+        listen
+    }
+}
+
+impl Ops {
+    pub(super) fn read(mut section: Section) -> Self {
+        let ops = Self {
+            address: section.parsed("address", address).unwrap_or(NOWHERE),
+            tls: section.table("tls").and_then(Tls::read),
+        };
+        section.finish();
+        ops
+    }
+}
+
+impl Tls {
+    fn read(mut section: Section) -> Option<Self> {
+        let certificate_file = section.required_path("certificate_file");
+        let key_file = section.required_path("key_file");
+        section.finish();
+        Some(Self { certificate_file: certificate_file?, key_file: key_file? })
+    }
+}

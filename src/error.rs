@@ -1,0 +1,107 @@
+//! Everything that can keep a caller from hearing 200, each named once.
+//!
+//! [`Refused`] is a decision before the intent: nothing was sent. [`Failed`] comes after it and says
+//! what is known about the sending. `problem` turns both into what the caller sees.
+
+use crate::head::HeadFault;
+use crate::id::CallerName;
+
+/// Whether bytes of the deletion have left for the provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sent {
+    /// Certainly not: calling again is safe.
+    No,
+    /// Yes, and the provider's answer is known.
+    Yes,
+    /// Perhaps: it may have happened.
+    Unknown,
+}
+
+/// A refusal: decided before the intent, so nothing was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// No, unknown, expired or more than one credential; the words say which.
+    Unauthenticated(&'static str),
+    /// The head breaks HTTP/1.1 or one of our limits.
+    Head(HeadFault),
+    /// The target has the route's shape, but is not one of ours; the words say why.
+    BadTarget(String),
+    /// A header field of ours has a value that we do not know.
+    BadField(&'static str),
+    /// Not the one route.
+    NoSuchRoute,
+    /// The one route, with another method than DELETE.
+    MethodNotAllowed,
+    /// No rule allows it, one denies it, or the peer's address is not the caller's.
+    NotAllowed(NotAllowed),
+    /// A rate is used up; whole seconds until it is not.
+    RateLimited {
+        /// Whose rate, in words.
+        whose: String,
+        /// Seconds, at least 1.
+        retry_after_s: u64,
+    },
+    /// The ledger takes no entries.
+    LedgerUnavailable,
+    /// There is no provider key to send with.
+    KeyUnavailable,
+    /// As many requests are under way as may be.
+    Overloaded,
+    /// The process is draining.
+    ShuttingDown,
+    /// A fault of ours: a panic, or a URL that is not what it should be.
+    Internal,
+}
+
+/// Why policy says no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAllowed {
+    /// No allow rule of this caller covers the target.
+    NoRule(CallerName),
+    /// This deny rule covers it.
+    Denied(CallerName, String),
+    /// The peer's address is in none of the caller's `from` networks.
+    From(CallerName),
+}
+
+/// What went wrong after the intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failed {
+    /// DNS, connect or TLS failed: no request byte left.
+    UpstreamUnreachable,
+    /// There was no time left to start: no request byte left.
+    TooLateToSend,
+    /// The provider said no with 400, 403, 404 or 429.
+    UpstreamRefused {
+        /// The provider's status.
+        status: u16,
+        /// The provider's message: bounded, plain text.
+        message: Option<String>,
+        /// Its `Retry-After`, in seconds, clamped.
+        retry_after_s: Option<u64>,
+    },
+    /// The provider does not accept our key.
+    UpstreamCredentialsRefused,
+    /// The provider answered this 5xx.
+    UpstreamFailed {
+        /// The provider's status.
+        status: u16,
+    },
+    /// The provider answered something that confirms nothing; the words say what.
+    UpstreamNotConfirmed(&'static str),
+    /// No whole answer came; the words say why.
+    OutcomeUnknown(&'static str),
+}
+
+impl From<HeadFault> for Refused {
+    fn from(fault: HeadFault) -> Self {
+        Refused::Head(fault)
+    }
+}
+
+impl From<NotAllowed> for Refused {
+    fn from(reason: NotAllowed) -> Self {
+        Refused::NotAllowed(reason)
+    }
+}

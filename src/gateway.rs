@@ -1,0 +1,208 @@
+//! The path of a request, a stage a file, each taking the value of the stage before it:
+//!
+//! ```text
+//! accept → Accepted → authenticate → Caller → authorize → Permit → limit → Admission
+//!        → intend → Intent → forward → Reply → conclude → Concluded → answer
+//! ```
+//!
+//! The values have private fields and one constructor each, so what was skipped cannot be had. Forwarding
+//! takes an `Intent`, and only the ledger's word that an entry is durable makes one:
+//!
+//! ```compile_fail,E0308
+//! # use wasend_gateway::{gateway::{forward::forward, limit::Admission}, tasks::Tasks, upstream::Upstream};
+//! async fn forward_without_a_record(admission: Admission, upstream: &Upstream, tasks: &Tasks) {
+//!     forward(admission, upstream, tasks).await;
+//! }
+//! ```
+//! ```compile_fail,E0451
+//! # use wasend_gateway::{gateway::intend::Intent, ledger::Recorded};
+//! fn an_intent_out_of_nothing(recorded: Recorded) -> Intent {
+//!     Intent { recorded, prepared: todo!(), deadline: todo!() }
+//! }
+//! ```
+//! ```compile_fail,E0599
+//! # use wasend_gateway::gateway::intend::Intent;
+//! fn one_record_for_two_deletions(intent: Intent) -> (Intent, Intent) {
+//!     (intent.clone(), intent)
+//! }
+//! ```
+//! With an intent it compiles:
+//! ```
+//! # use wasend_gateway::{gateway::{forward::forward, intend::Intent}, tasks::Tasks, upstream::Upstream};
+//! async fn forward_what_is_recorded(intent: Intent, upstream: &Upstream, tasks: &Tasks) {
+//!     forward(intent, upstream, tasks).await;
+//! }
+//! ```
+
+pub mod accept;
+pub mod answer;
+pub mod authenticate;
+pub mod authorize;
+pub mod conclude;
+pub mod forward;
+pub mod intend;
+pub mod limit;
+pub mod refusal;
+pub mod trace;
+
+use crate::clock::moment;
+use crate::config::Config;
+use crate::error::Refused;
+use crate::head::{Head, HeadFault};
+use crate::identity::Identity;
+use crate::ledger::Ledger;
+use crate::ledger::entry::Body;
+use crate::policy::Policy;
+use crate::rate::{FailedAuthentications, Rates};
+use crate::tasks::Tasks;
+use crate::telemetry::Metrics;
+use crate::upstream::Upstream;
+use arc_swap::ArcSwap;
+use axum::body::Body as HttpBody;
+use http::Response;
+use ipnet::IpNet;
+use limit::Admission;
+use refusal::Refusals;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use trace::Trace;
+
+/// What a reload replaces, at once.
+pub struct Live {
+    identity: Identity,
+    policy: Policy,
+    rates: Rates,
+}
+
+impl Live {
+    fn new(config: &Config, old: Option<&Self>) -> Self {
+        Self {
+            identity: Identity::new(&config.callers),
+            policy: Policy::new(&config.callers),
+            rates: Rates::new(config, old.map(|old| &old.rates)),
+        }
+    }
+}
+
+/// Everything that the path needs.
+pub struct Gateway {
+    live: ArcSwap<Live>,
+    failed: FailedAuthentications,
+    /// Public for the operators' port, which asks for its health.
+    pub ledger: Arc<dyn Ledger>,
+    /// Public for the operators' port and for a reload of the key.
+    pub upstream: Upstream,
+    /// Public for the process, which drains them.
+    pub tasks: Tasks,
+    /// Public for the operators' port.
+    pub metrics: Metrics,
+    refusals: Refusals,
+    slots: Arc<Semaphore>,
+    trusted_proxies: Vec<IpNet>,
+    timeout: Duration,
+    draining: AtomicBool,
+}
+
+/// What the decision stages came to.
+enum Decided {
+    Go(Admission),
+    DryRun(Admission),
+}
+
+impl Gateway {
+    /// Puts the path together and records the policy that it starts with.
+    #[must_use]
+    pub fn new(config: &Config, ledger: Arc<dyn Ledger>, upstream: Upstream, metrics: Metrics) -> Self {
+        let live = Live::new(config, None);
+        ledger.note(Body::Policy { policy: Arc::clone(live.policy.hash()) });
+        Self {
+            live: ArcSwap::from_pointee(live),
+            failed: FailedAuthentications::new(),
+            refusals: Refusals::new(Arc::clone(&ledger), metrics.clone()),
+            ledger,
+            upstream,
+            tasks: Tasks::default(),
+            metrics,
+            slots: Arc::new(Semaphore::new(config.listen.max_requests)),
+            trusted_proxies: config.listen.trusted_proxies.clone(),
+            timeout: config.upstream.timeout,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Replaces callers, rules and rates at once; unchanged rates keep their state.
+    pub fn reload(&self, config: &Config) {
+        let live = Live::new(config, Some(&self.live.load()));
+        self.ledger.note(Body::Policy { policy: Arc::clone(live.policy.hash()) });
+        self.live.store(Arc::new(live));
+    }
+
+    /// From now on every request is refused with `shutting-down`.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether [`Gateway::start_draining`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Records counted refusals; called now and then, and at the end.
+    pub fn flush_refusals(&self) {
+        self.refusals.flush();
+    }
+
+    /// One request, from its head to its answer. Dropping the future drops the answer, not the work: from
+    /// the intent on it is a task of its own.
+    pub async fn handle(self: &Arc<Self>, head: Result<Head, HeadFault>, peer: IpAddr) -> Response<HttpBody> {
+        let mut trace = Trace::new(peer);
+        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(head, &mut trace))).unwrap_or(Err(Refused::Internal));
+        let response = match decided {
+            Err(refused) => self.refusals.refuse(&refused, trace),
+            Ok(Decided::DryRun(admission)) => self.refusals.dry_run(admission, trace),
+            Ok(Decided::Go(admission)) => {
+                let (gateway, id) = (Arc::clone(self), trace.id);
+                let work = self.tasks.spawn(async move { gateway.carry_out(admission, trace).await });
+                work.await.unwrap_or_else(|_| answer::lost(id))
+            }
+        };
+        response.map(HttpBody::from)
+    }
+
+    /// The stages that decide. Nothing here waits, and nothing here leaves a trace outside.
+    fn decide(&self, head: Result<Head, HeadFault>, trace: &mut Trace) -> Result<Decided, Refused> {
+        let live = self.live.load();
+        let accepted = accept::accept(head?, &self.trusted_proxies, trace)?;
+        if self.is_draining() {
+            return Err(Refused::ShuttingDown);
+        }
+        let caller = authenticate::authenticate(accepted, &live.identity, &self.failed, trace)?;
+        let permit = authorize::authorize(caller, &live.policy, trace)?;
+        let dry_run = permit.is_dry_run();
+        let admission = limit::limit(permit, &live.rates, &self.slots, trace)?;
+        Ok(if dry_run { Decided::DryRun(admission) } else { Decided::Go(admission) })
+    }
+
+    /// The stages that act. Runs to its end whatever the caller does.
+    async fn carry_out(&self, admission: Admission, mut trace: Trace) -> Response<bytes::Bytes> {
+        self.metrics.in_flight.inc();
+        let deadline = trace.started + self.timeout;
+        let response = match intend::intend(admission, deadline, &self.upstream, self.ledger.as_ref(), &mut trace).await {
+            Err(refused) => self.refusals.refuse(&refused, trace),
+            Ok(intent) => {
+                let started = moment();
+                let reply = forward::forward(intent, &self.upstream, &self.tasks).await;
+                trace.mark("forward", started);
+                let concluded = conclude::conclude(reply, self.ledger.as_ref(), &mut trace).await;
+                answer::answer(concluded, &trace, &self.metrics)
+            }
+        };
+        self.metrics.in_flight.dec();
+        response
+    }
+}

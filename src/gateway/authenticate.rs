@@ -1,0 +1,33 @@
+//! Who calls?
+
+use super::accept::Accepted;
+use super::trace::Trace;
+use crate::clock::Timestamp;
+use crate::error::Refused;
+use crate::identity::{Identified, Identity};
+use crate::rate::FailedAuthentications;
+
+/// An accepted request whose caller is known.
+pub struct Caller {
+    pub(super) accepted: Accepted,
+    pub(super) who: Identified,
+}
+
+/// Identifies the caller by its one credential.
+///
+/// # Errors
+/// 401, or 429 for a peer that failed too often. A valid credential is never held back.
+pub fn authenticate(
+    accepted: Accepted,
+    identity: &Identity,
+    failed: &FailedAuthentications,
+    trace: &mut Trace,
+) -> Result<Caller, Refused> {
+    match identity.identify(accepted.head.values("authorization"), Timestamp::now()) {
+        Ok(who) => {
+            trace.caller = Some(who.caller.clone());
+            Ok(Caller { accepted, who })
+        }
+        Err(refused) => Err(failed.count(trace.peer).err().unwrap_or(refused)),
+    }
+}

@@ -1,0 +1,53 @@
+//! Record what came of it, before the caller hears of it.
+
+use super::forward::Reply;
+use super::trace::Trace;
+use crate::clock::moment;
+use crate::error::{Failed, Sent};
+use crate::ledger::Ledger;
+use crate::ledger::entry::{End, Outcome};
+use crate::problem::Problem;
+use crate::upstream::Confirmed;
+
+/// A result, and whether the ledger has it.
+pub struct Concluded {
+    pub(super) result: Result<Confirmed, Failed>,
+    pub(super) end: End,
+    pub(super) unrecorded: bool,
+}
+
+fn end(failed: &Failed) -> End {
+    match failed {
+        Failed::UpstreamUnreachable | Failed::TooLateToSend => End::NotSent,
+        Failed::UpstreamRefused { .. } | Failed::UpstreamCredentialsRefused => End::Refused,
+        Failed::UpstreamFailed { .. } | Failed::UpstreamNotConfirmed(_) | Failed::OutcomeUnknown(_) => End::Unknown,
+    }
+}
+
+fn provider_status(result: &Result<Confirmed, Failed>) -> Option<u16> {
+    match result {
+        Ok(confirmed) => Some(confirmed.status),
+        Err(Failed::UpstreamRefused { status, .. } | Failed::UpstreamFailed { status }) => Some(*status),
+        Err(Failed::UpstreamCredentialsRefused) => Some(401),
+        Err(Failed::UpstreamUnreachable | Failed::TooLateToSend | Failed::UpstreamNotConfirmed(_) | Failed::OutcomeUnknown(_)) => None,
+    }
+}
+
+/// Records the outcome. A record that fails changes nothing about what happened: it becomes part of the answer.
+pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> Concluded {
+    let started = moment();
+    let Reply { recorded, result, slot } = reply;
+    let (end, code, sent) = match &result {
+        Ok(_) => (End::Deleted, None, Sent::Yes),
+        Err(failed) => {
+            let problem = Problem::from(failed);
+            (end(failed), Some(problem.code), problem.sent)
+        }
+    };
+    let status = provider_status(&result);
+    let outcome = Outcome { request_id: recorded.request_id(), outcome: end, status, code, sent };
+    let unrecorded = ledger.conclude(recorded, outcome).await.is_err();
+    drop(slot);
+    trace.mark("conclude", started);
+    Concluded { result, end, unrecorded }
+}

@@ -1,0 +1,370 @@
+//! The head of one HTTP/1.1 request, read strictly from its raw bytes (RFC 9112).
+//!
+//! hyper is lenient where a guard must not be: it takes bare LF as a line end, HTTP/1.0, a missing or a
+//! second `Host`, and it drops `Content-Length` beside `Transfer-Encoding`. So the bytes are judged here
+//! before hyper sees them. Pure: bytes in, [`Head`] or [`HeadFault`] out.
+//!
+//! Since no request has a body, what a caller sends on a connection is a row of heads.
+
+use std::fmt;
+
+/// The most bytes a head may have, its final empty line included.
+pub const MAX_BYTES: usize = 16 * 1024;
+/// The most header fields a head may have.
+pub const MAX_FIELDS: usize = 64;
+/// The most bytes a request target may have.
+pub const MAX_TARGET: usize = 256;
+/// Past this many bytes without a line end, it is the target that is too long.
+const MAX_LINE: usize = 1024;
+/// No method is longer than this.
+const MAX_METHOD: usize = 32;
+
+/// The fields that the path looks at. Nothing else of a head is kept.
+const KEPT: [&str; 5] = ["authorization", "x-dry-run", "x-forwarded-for", "x-request-id", "traceparent"];
+
+/// Why a head is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadFault {
+    /// Against the grammar, in these words (400).
+    Malformed(&'static str),
+    /// The target has more than [`MAX_TARGET`] bytes (414).
+    TargetTooLong,
+    /// More than [`MAX_BYTES`] bytes or [`MAX_FIELDS`] fields (431).
+    TooLarge,
+    /// The request announces a body (413).
+    HasBody,
+    /// The request carries `Expect` (417).
+    Expects,
+    /// The head was begun, but not finished in time (408).
+    TooSlow,
+}
+
+impl fmt::Display for HeadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HeadFault::Malformed(what) => f.write_str(what),
+            HeadFault::TargetTooLong => write!(f, "the request target is longer than {MAX_TARGET} bytes"),
+            HeadFault::TooLarge => {
+                write!(f, "the request head is larger than {MAX_BYTES} bytes or has more than {MAX_FIELDS} fields")
+            }
+            HeadFault::HasBody => f.write_str("the request announces a body; this operation takes none"),
+            HeadFault::Expects => f.write_str("`Expect` is not supported: the request has no body to wait for"),
+            HeadFault::TooSlow => f.write_str("the request head did not arrive in time"),
+        }
+    }
+}
+
+const fn malformed<T>(what: &'static str) -> Result<T, HeadFault> {
+    Err(HeadFault::Malformed(what))
+}
+
+/// A head that keeps every rule of RFC 9112 that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    method: String,
+    target: String,
+    fields: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Head {
+    /// The method, exactly as sent.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    /// The request target, exactly as sent: visible ASCII, at most [`MAX_TARGET`] bytes.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The values of a field, in the order sent. `name` is lower-case and one of those kept.
+    pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        debug_assert!(KEPT.contains(&name), "{name} is not kept");
+        self.fields.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_slice())
+    }
+
+    /// Parses a complete head, as delimited by [`Progress::advance`].
+    ///
+    /// # Errors
+    /// The first rule that the head breaks.
+    pub fn parse(bytes: &[u8]) -> Result<Self, HeadFault> {
+        let mut slots = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut slots);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+            Ok(_) => return malformed("the request head ends early"),
+            Err(httparse::Error::TooManyHeaders) => return Err(HeadFault::TooLarge),
+            Err(error) => return malformed(in_words(error)),
+        }
+        let (Some(method), Some(target)) = (request.method, request.path) else {
+            return malformed("the request line is incomplete");
+        };
+        if target.len() > MAX_TARGET {
+            return Err(HeadFault::TargetTooLong);
+        }
+        if request.version != Some(1) {
+            return malformed("only HTTP/1.1 is spoken here");
+        }
+        let line = bytes.split(|b| *b == b'\r').next().unwrap_or_default();
+        if line.len() != method.len() + target.len() + "  HTTP/1.1".len() {
+            return malformed("the request line needs exactly one space between its parts");
+        }
+        if !target.bytes().all(|b| b.is_ascii_graphic()) {
+            return malformed("the request target holds a byte that is not visible ASCII");
+        }
+        framing(request.headers)?;
+        host(request.headers)?;
+        Ok(Self { method: method.to_owned(), target: target.to_owned(), fields: kept(request.headers) })
+    }
+}
+
+fn in_words(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a header field name is malformed",
+        httparse::Error::HeaderValue => "a header field value holds a forbidden byte",
+        httparse::Error::NewLine => "a line does not end with CR LF",
+        httparse::Error::Status | httparse::Error::Token => "the request line is malformed",
+        httparse::Error::TooManyHeaders => "there are too many header fields",
+        httparse::Error::Version => "only HTTP/1.1 is spoken here",
+    }
+}
+
+fn named<'a>(fields: &'a [httparse::Header<'a>], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+}
+
+/// RFC 9112 §6: no body at all, and nothing that two readers could take for one.
+fn framing(fields: &[httparse::Header<'_>]) -> Result<(), HeadFault> {
+    if named(fields, "transfer-encoding").next().is_some() {
+        return malformed("`Transfer-Encoding` is not accepted: this operation takes no body");
+    }
+    let mut lengths = named(fields, "content-length");
+    match (lengths.next(), lengths.next()) {
+        (None, _) | (Some(b"0"), None) => {}
+        (Some(_), Some(_)) => return malformed("`Content-Length` is there twice"),
+        (Some(length), None) => {
+            let text = std::str::from_utf8(length).unwrap_or_default();
+            let number = text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<u64>().is_ok_and(|n| n > 0);
+            return if number { Err(HeadFault::HasBody) } else { malformed("`Content-Length` is not a length") };
+        }
+    }
+    if named(fields, "expect").next().is_some() { Err(HeadFault::Expects) } else { Ok(()) }
+}
+
+/// RFC 9112 §3.2: exactly one `Host`, and a value that is a host with an optional port.
+fn host(fields: &[httparse::Header<'_>]) -> Result<(), HeadFault> {
+    let mut hosts = named(fields, "host");
+    match (hosts.next(), hosts.next()) {
+        (None, _) => malformed("`Host` is missing"),
+        (Some(_), Some(_)) => malformed("`Host` is there twice"),
+        (Some(host), None) => {
+            let fits = |b: &u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(b);
+            if host.is_empty() || host.len() > 255 || !host.iter().all(fits) {
+                malformed("`Host` is not a host")
+            } else {
+                Ok(())
+            }
+        }
+    }
+}
+
+fn kept(fields: &[httparse::Header<'_>]) -> Vec<(&'static str, Vec<u8>)> {
+    let of_interest = |field: &httparse::Header<'_>| {
+        let name = KEPT.iter().find(|name| field.name.eq_ignore_ascii_case(name))?;
+        Some((*name, field.value.to_vec()))
+    };
+    fields.iter().filter_map(of_interest).collect()
+}
+
+/// How far the reading of one head has come, so that no byte is looked at twice.
+#[derive(Debug, Default)]
+pub struct Progress {
+    scanned: usize,
+    line_ended: bool,
+}
+
+impl Progress {
+    /// Looks at what has arrived (`bytes`: all of this head so far, from its first byte). Returns the
+    /// length of the head once its empty line is there, `None` while more is needed.
+    ///
+    /// # Errors
+    /// As soon as it is clear that the head cannot become a good one.
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<Option<usize>, HeadFault> {
+        while let Some(&byte) = bytes.get(self.scanned) {
+            let at = self.scanned;
+            self.scanned += 1;
+            match byte {
+                b'\n' if at == 0 || bytes.get(at - 1) != Some(&b'\r') => {
+                    return malformed("a line does not end with CR LF");
+                }
+                b'\n' => {
+                    if !self.line_ended {
+                        self.line_ended = true;
+                        request_line(bytes.get(..at - 1).unwrap_or_default())?;
+                    }
+                    if bytes.get(..at - 1).is_some_and(|before| before.ends_with(b"\r\n")) {
+                        return Ok(Some(at + 1));
+                    }
+                }
+                _ if at > 0 && bytes.get(at - 1) == Some(&b'\r') => {
+                    return malformed("a CR stands without its LF");
+                }
+                _ => {}
+            }
+            if !self.line_ended && self.scanned > MAX_LINE {
+                break;
+            }
+            if self.scanned >= MAX_BYTES {
+                return Err(HeadFault::TooLarge);
+            }
+        }
+        if !self.line_ended { unfinished_line(bytes).map(|()| None) } else { Ok(None) }
+    }
+}
+
+/// Judges the request line as soon as it is whole, so that HTTP/0.9 need not wait for a header.
+fn request_line(line: &[u8]) -> Result<(), HeadFault> {
+    let mut parts = line.split(|b| *b == b' ');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(_), Some(target), Some(_), None) if target.len() > MAX_TARGET => Err(HeadFault::TargetTooLong),
+        (Some(_), Some(_), Some(b"HTTP/1.1"), None) => Ok(()),
+        (Some(_), Some(_), Some(version), None) if version.starts_with(b"HTTP/") => {
+            malformed("only HTTP/1.1 is spoken here")
+        }
+        _ => malformed("the request line is malformed"),
+    }
+}
+
+fn unfinished_line(line: &[u8]) -> Result<(), HeadFault> {
+    let method = line.split(|b| *b == b' ').next().unwrap_or_default();
+    if method.len() > MAX_METHOD || !method.iter().all(|b| b.is_ascii_graphic() || *b == b'\r') {
+        return malformed("the request line is malformed");
+    }
+    if line.len() > MAX_LINE { Err(HeadFault::TargetTooLong) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LINE: &str = "DELETE /s1/groups/1@g.us/picture HTTP/1.1\r\n";
+
+    fn read(text: &str) -> Result<Head, HeadFault> {
+        let length = Progress::default().advance(text.as_bytes())?;
+        Head::parse(&text.as_bytes()[..length.ok_or(HeadFault::TooSlow)?])
+    }
+
+    fn with(fields: &str) -> Result<Head, HeadFault> {
+        read(&format!("{LINE}Host: gw\r\n{fields}\r\n"))
+    }
+
+    #[test]
+    fn a_plain_head_is_read_with_the_fields_that_matter() {
+        let head = with("Authorization: Bearer a\r\nAUTHORIZATION: b\r\nAccept: */*\r\n").unwrap();
+        assert_eq!((head.method(), head.target()), ("DELETE", "/s1/groups/1@g.us/picture"));
+        assert_eq!(head.values("authorization").collect::<Vec<_>>(), [&b"Bearer a"[..], &b"b"[..]]);
+    }
+
+    #[test]
+    fn line_ends_are_cr_lf_alone() {
+        for text in [
+            LINE.replace('\r', "") + "Host: gw\n\n",
+            format!("{LINE}Host: gw\n\r\n"),
+            format!("{LINE}Host: g\rw\r\n\r\n"),
+            format!("{LINE}Host: gw\r\n\n"),
+        ] {
+            assert!(matches!(read(&text), Err(HeadFault::Malformed(_))), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_well_formed_host_is_needed() {
+        for fields in ["", "Host: a\r\nHost: a\r\n", "Host:\r\n", "Host: a b\r\n", "Host: u@a\r\n", "Host: a/b\r\n"] {
+            assert!(matches!(read(&format!("{LINE}{fields}\r\n")), Err(HeadFault::Malformed(_))), "{fields:?}");
+        }
+        for good in ["[::1]:80", "gw.local:8080", "127.0.0.1"] {
+            assert!(read(&format!("{LINE}Host: {good}\r\n\r\n")).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_could_be_a_body_passes() {
+        assert!(with("Content-Length: 0\r\n").is_ok());
+        for (fields, fault) in [
+            ("Content-Length: 2\r\n", HeadFault::HasBody),
+            ("Content-Length: 18446744073709551615\r\n", HeadFault::HasBody),
+            ("Expect: 100-continue\r\n", HeadFault::Expects),
+            ("Expect: 200-ok\r\n", HeadFault::Expects),
+        ] {
+            assert_eq!(with(fields), Err(fault), "{fields}");
+        }
+        for length in ["", "+0", "-1", "0x2", "2, 2", "18446744073709551616", "00"] {
+            assert!(matches!(with(&format!("Content-Length: {length}\r\n")), Err(HeadFault::Malformed(_))), "{length}");
+        }
+        for fields in
+            ["Content-Length: 0\r\nContent-Length: 0\r\n", "Transfer-Encoding: chunked\r\n", "Transfer-Encoding:\r\n"]
+        {
+            assert!(matches!(with(fields), Err(HeadFault::Malformed(_))), "{fields}");
+        }
+    }
+
+    #[test]
+    fn field_lines_are_strict() {
+        for field in ["A : b\r\n", " A: b\r\n", "A: b\r\n c\r\n", ": b\r\n", "A\r\n", "A: b\0c\r\n", "A: \x0b\r\n"] {
+            assert!(matches!(with(field), Err(HeadFault::Malformed(_))), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn request_lines_are_strict() {
+        for line in [
+            "DELETE  /a HTTP/1.1",
+            "DELETE /a  HTTP/1.1",
+            "DELETE /a HTTP/1.1 ",
+            "DELETE\t/a\tHTTP/1.1",
+            "GET /a",
+            "DELETE /a HTTP/1.0",
+            "DELETE /a HTTP/1.2",
+            "DELETE /a HTTP/2.0",
+            "PRI * HTTP/2.0",
+            "DELETE /é HTTP/1.1",
+            "DELETE /\x7f HTTP/1.1",
+            "DELETE /\t HTTP/1.1",
+            "",
+            " DELETE /a HTTP/1.1",
+            "DELETE /a http/1.1",
+        ] {
+            let fault = read(&format!("{line}\r\nHost: gw\r\n\r\n"));
+            assert!(matches!(fault, Err(HeadFault::Malformed(_))), "{line:?} {fault:?}");
+        }
+    }
+
+    #[test]
+    fn limits_name_what_is_too_large() {
+        let long = format!("DELETE /{} HTTP/1.1\r\nHost: gw\r\n\r\n", "x".repeat(256));
+        assert_eq!(read(&long), Err(HeadFault::TargetTooLong));
+        assert_eq!(read(&format!("DELETE /{}", "x".repeat(70_000))), Err(HeadFault::TargetTooLong));
+        assert_eq!(with(&format!("A: {}\r\n", "x".repeat(17_000))), Err(HeadFault::TooLarge));
+        assert_eq!(with(&"A: b\r\n".repeat(64)), Err(HeadFault::TooLarge));
+        assert!(with(&"A: b\r\n".repeat(63)).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn where_the_bytes_are_cut_never_changes_the_verdict(
+            bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b':'), any::<u8>()], 0..200),
+            cut in 0usize..200,
+        ) {
+            let mut text = LINE.as_bytes().to_vec();
+            text.extend(&bytes);
+            let whole = Progress::default().advance(&text);
+            let mut progress = Progress::default();
+            let first = progress.advance(&text[..cut.min(text.len())]);
+            let parts = match first { Ok(None) => progress.advance(&text), done => done };
+            prop_assert_eq!(whole, parts);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Identifiers, parsed once at the edge and valid ever after.
+//!
+//! The grammar is the gateway's own and narrower than HTTP's: session `[A-Za-z0-9_-]{1,64}`, group the
+//! same with an optional `@g.us`. Nothing that could mean something else in a URL fits into it, so an id
+//! can be put into a path without escaping.
+
+use std::fmt;
+use std::sync::Arc;
+use uuid::Uuid;
+
+const LONGEST: usize = 64;
+const GROUP_SUFFIX: &str = "@g.us";
+
+/// Why a text is not an id. The text itself is not repeated: it may hold anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdFault {
+    /// No characters at all.
+    Empty,
+    /// More than 64 characters.
+    TooLong,
+    /// A character outside of `[A-Za-z0-9_-]`.
+    Character,
+    /// An `@` that is not the start of a final `@g.us`.
+    NotAGroup,
+}
+
+impl fmt::Display for IdFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            IdFault::Empty => "is empty",
+            IdFault::TooLong => "is longer than 64 characters",
+            IdFault::Character => "holds a character outside of A-Z a-z 0-9 _ -",
+            IdFault::NotAGroup => "is not a group: only @g.us may follow the id",
+        })
+    }
+}
+
+fn word(text: &str) -> Result<(), IdFault> {
+    match text.len() {
+        0 => Err(IdFault::Empty),
+        1..=LONGEST => {
+            if text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+                Ok(())
+            } else {
+                Err(IdFault::Character)
+            }
+        }
+        _ => Err(IdFault::TooLong),
+    }
+}
+
+/// A provider session: `[A-Za-z0-9_-]{1,64}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(Arc<str>);
+
+impl SessionId {
+    /// Parses the text of one path segment.
+    ///
+    /// # Errors
+    /// Says which rule of the grammar the text breaks.
+    pub fn parse(text: &str) -> Result<Self, IdFault> {
+        word(text).map(|()| Self(Arc::from(text)))
+    }
+
+    /// The id as it was sent.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A WhatsApp group: `[A-Za-z0-9_-]{1,64}`, optionally followed by `@g.us`.
+///
+/// `X` and `X@g.us` name the same group at the provider, so [`GroupId::bare`] is what deny rules, rates
+/// and budgets compare; allow rules compare [`GroupId::as_str`], which is what was sent.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(Arc<str>);
+
+impl GroupId {
+    /// Parses a group whose `@` is already literal (`%40` is resolved by the route, not here).
+    ///
+    /// # Errors
+    /// Says which rule of the grammar the text breaks.
+    pub fn parse(text: &str) -> Result<Self, IdFault> {
+        let bare = text.strip_suffix(GROUP_SUFFIX).unwrap_or(text);
+        if bare.contains('@') {
+            return Err(IdFault::NotAGroup);
+        }
+        word(bare).map(|()| Self(Arc::from(text)))
+    }
+
+    /// The id as it was sent, `@` literal.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id without `@g.us`: equal for both spellings of one group.
+    #[must_use]
+    pub fn bare(&self) -> &str {
+        self.0.strip_suffix(GROUP_SUFFIX).unwrap_or(&self.0)
+    }
+}
+
+/// What is to lose its picture.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Target {
+    /// The provider session that acts.
+    pub session: SessionId,
+    /// The group whose picture is deleted.
+    pub group: GroupId,
+}
+
+impl Target {
+    /// The path of the one operation, as the provider gets it: `/{session}/groups/{group}/picture`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}/groups/{}/picture", self.session, self.group)
+    }
+}
+
+/// The name that the configuration gives a caller: `[A-Za-z0-9_-]{1,64}`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CallerName(Arc<str>);
+
+impl CallerName {
+    /// Parses a name from the configuration or the command line.
+    ///
+    /// # Errors
+    /// Says which rule of the grammar the text breaks.
+    pub fn parse(text: &str) -> Result<Self, IdFault> {
+        word(text).map(|()| Self(Arc::from(text)))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Ours, one per request, a UUID of version 7 (RFC 9562 §5.7): in every answer, log line and entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// A new id that sorts by the time it was made.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Parses the hyphenated form.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// A few bits that differ from request to request, to spread retries with. Not a secret.
+    #[must_use]
+    pub fn spread(&self) -> u64 {
+        self.0.as_u64_pair().1
+    }
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+macro_rules! shown_as_text {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(&self.0, f) }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { fmt::Display::fmt(&self.0, f) }
+        }
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> { self.0.serialize(to) }
+        }
+    )*};
+}
+shown_as_text!(SessionId, GroupId, CallerName, RequestId);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_a_word_with_or_without_its_suffix() {
+        for good in ["yourGroupId", "120363043968066561@g.us", "1234567890-12345678@g.us", &"x".repeat(64)] {
+            assert!(GroupId::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "@g.us",
+            "1@G.US",
+            "1@c.us",
+            "1@g.us@evil",
+            "1@g.us@g.us",
+            "a/b",
+            "..",
+            "1%40g.us",
+            "é",
+            &"x".repeat(65),
+        ] {
+            assert!(GroupId::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn both_spellings_of_a_group_are_one_target() {
+        let (short, long) = (GroupId::parse("12-3"), GroupId::parse("12-3@g.us"));
+        assert_eq!(short.as_ref().map(GroupId::bare), long.as_ref().map(GroupId::bare));
+        assert_ne!(short, long);
+    }
+
+    #[test]
+    fn request_ids_are_version_7_and_read_back() {
+        let id = RequestId::new();
+        assert_eq!(id.0.get_version_num(), 7);
+        assert_eq!(RequestId::parse(&id.to_string()), Some(id));
+    }
+}

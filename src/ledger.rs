@@ -1,0 +1,131 @@
+//! The record of everything: what was intended, what came of it, what was refused.
+//!
+//! [`Ledger`] is what the path needs of a store, in the path's own verbs. Its promise: when
+//! [`Ledger::intend`] answers [`Intended::Recorded`] and when [`Ledger::conclude`] answers `Ok`, the entry
+//! survives a crash of the process and of the machine.
+
+pub mod entry;
+pub mod search;
+pub mod sqlite;
+
+use crate::clock::Timestamp;
+use crate::id::RequestId;
+use entry::{Body, Intention, Outcome};
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+/// A future answer of a store.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What the path needs of a store.
+pub trait Ledger: Send + Sync + 'static {
+    /// Records an intent. Dropping the future does not take the question back.
+    fn intend(&self, intention: Intention) -> Answer<'_, Intended>;
+
+    /// Records what came of an intent, once: it takes the proof that the intent was recorded.
+    fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>>;
+
+    /// Records something that nobody waits for. `false`: there is no room now, count it as suppressed.
+    fn note(&self, body: Body) -> bool;
+
+    /// Whether entries are taken.
+    fn health(&self) -> Health;
+
+    /// Resolves when nothing more can be recorded until a restart.
+    fn broken(&self) -> Answer<'_, ()>;
+
+    /// Writes what waits, then `stop`, and closes. Nothing is recorded after it.
+    fn close(&self) -> Answer<'_, ()>;
+}
+
+/// The answer to an intent; there is nothing else that it could be.
+#[derive(Debug)]
+pub enum Intended {
+    /// It is durable.
+    Recorded(Recorded),
+    /// It is not recorded, or it is not known whether it is: nothing may be sent.
+    Unavailable,
+}
+
+/// Proof that an intent is durable. Only a store makes one; it cannot be cloned, and concluding takes it.
+#[derive(Debug)]
+pub struct Recorded {
+    seq: u64,
+    request_id: RequestId,
+    time: Timestamp,
+}
+
+impl Recorded {
+    /// The entry's sequence number.
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The request that it belongs to.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// The entry's time.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+}
+
+/// An outcome could not be recorded, or it is not known whether it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotRecorded;
+
+/// Whether a store takes entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Yes.
+    Writable,
+    /// Not now: there is no room. It will go on by itself.
+    Full,
+    /// Not any more: a write failed in a way that leaves open what is on disk. Restart.
+    Broken,
+}
+
+/// Why a ledger cannot be opened or read.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another process writes to it; its id, where it is known.
+    Held(Option<u32>),
+    /// The folder or the files are not usable, in these words.
+    Unusable(String),
+    /// The contents are not a ledger, or a broken one, in these words.
+    Damaged(String),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::Held(Some(pid)) => write!(f, "process {pid} already writes to this ledger; end it first, or give this one a folder of its own"),
+            OpenError::Held(None) => f.write_str("another process already writes to this ledger; end it first, or give this one a folder of its own"),
+            OpenError::Unusable(what) | OpenError::Damaged(what) => f.write_str(what),
+        }
+    }
+}
+
+/// Reads entries, beside a running process or without one.
+pub trait Reader {
+    /// How many entries there are.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read.
+    fn len(&self) -> Result<u64, OpenError>;
+
+    /// Up to 10,000 entries with sequence numbers in `from..until`, ascending.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read.
+    fn read(&self, from: u64, until: u64) -> Result<Vec<(u64, Vec<u8>)>, OpenError>;
+}
+
+/// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.
+pub const READ_AT_MOST: u64 = 10_000;

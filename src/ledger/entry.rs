@@ -1,0 +1,176 @@
+//! Entries: one JSON object each, in the order of their members below, at most 65,535 bytes.
+
+use crate::clock::Timestamp;
+use crate::error::Sent;
+use crate::id::{CallerName, RequestId, Target};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The version of the entries' form.
+const VERSION: u8 = 1;
+
+/// An intent to delete: who, what, from where, and by which rule of which policy.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)] // the members of DESIGN §5
+pub struct Intention {
+    pub request_id: RequestId,
+    pub caller: CallerName,
+    pub credential: CallerName,
+    pub peer: IpAddr,
+    #[serde(flatten)]
+    pub target: Named,
+    pub rule: Arc<str>,
+    pub policy: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller_request_id: Option<String>,
+}
+
+/// A target as `session` and `group`.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Named {
+    pub session: crate::id::SessionId,
+    pub group: crate::id::GroupId,
+}
+
+impl From<&Target> for Named {
+    fn from(target: &Target) -> Self {
+        Self { session: target.session.clone(), group: target.group.clone() }
+    }
+}
+
+/// What came of an intent.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Outcome {
+    pub request_id: RequestId,
+    pub outcome: End,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    pub sent: Sent,
+}
+
+/// The four ends of an intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// The provider confirmed the deletion.
+    Deleted,
+    /// The provider refused it.
+    Refused,
+    /// Nothing left for the provider.
+    NotSent,
+    /// It may or may not have happened.
+    Unknown,
+}
+
+impl End {
+    /// The word of DESIGN §5.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            End::Deleted => "deleted",
+            End::Refused => "refused",
+            End::NotSent => "not-sent",
+            End::Unknown => "unknown",
+        }
+    }
+}
+
+/// A refusal before any intent.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Refusal {
+    pub request_id: RequestId,
+    pub status: u16,
+    pub code: &'static str,
+    pub detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<CallerName>,
+    pub peer: IpAddr,
+    #[serde(flatten)]
+    pub target: Option<Named>,
+}
+
+/// Everything that an entry can say.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Body {
+    Intent(Intention),
+    Outcome(Outcome),
+    Refusal(Refusal),
+    /// Refusals and dry runs that have no entry of their own, counted by code.
+    RefusalsSuppressed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        caller: Option<CallerName>,
+        since: Timestamp,
+        count: u64,
+        codes: BTreeMap<&'static str, u64>,
+    },
+    DryRun(Intention),
+    Policy {
+        policy: Arc<str>,
+    },
+    Start {
+        version: &'static str,
+        recovered: u64,
+    },
+    Stop {},
+    /// A known loss.
+    Gap {
+        reason: &'static str,
+    },
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    v: u8,
+    seq: u64,
+    time: Timestamp,
+    #[serde(flatten)]
+    body: &'a Body,
+}
+
+/// The bytes of an entry: what is stored, exported and, later, hashed.
+///
+/// # Errors
+/// Never for the bodies above; the error is there because serialisation has one.
+pub fn encode(seq: u64, time: Timestamp, body: &Body) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Entry { v: VERSION, seq, time, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{GroupId, SessionId};
+
+    #[test]
+    fn an_intent_reads_as_the_design_says() {
+        let id = RequestId::new();
+        let name = |text| CallerName::parse(text).unwrap();
+        let target = Target { session: SessionId::parse("s1").unwrap(), group: GroupId::parse("1@g.us").unwrap() };
+        let body = Body::Intent(Intention {
+            request_id: id,
+            caller: name("c"),
+            credential: name("t"),
+            peer: "10.0.0.1".parse().unwrap(),
+            target: Named::from(&target),
+            rule: "c.allow[0]".into(),
+            policy: "sha256:x".into(),
+            trace_id: None,
+            caller_request_id: Some("a\"b".into()),
+        });
+        let text = String::from_utf8(encode(7, Timestamp::from_micros(0), &body).unwrap()).unwrap();
+        let expected = format!(
+            r#"{{"v":1,"seq":7,"time":"1970-01-01T00:00:00.000000Z","kind":"intent","request_id":"{id}","caller":"c","credential":"t","peer":"10.0.0.1","session":"s1","group":"1@g.us","rule":"c.allow[0]","policy":"sha256:x","caller_request_id":"a\"b"}}"#
+        );
+        assert_eq!(text, expected);
+    }
+}

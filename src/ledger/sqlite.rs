@@ -1,0 +1,132 @@
+//! The embedded store: a folder with `ledger.db`, one process that writes, any number that read.
+
+mod database;
+mod folder;
+mod writer;
+
+use super::entry::{Body, Intention, Outcome};
+use super::{Answer, Health, Intended, Ledger, NotRecorded, OpenError, READ_AT_MOST, Reader, Recorded};
+use crate::config;
+use crate::telemetry::Metrics;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::{mpsc, oneshot, watch};
+use writer::{Op, Writer};
+
+/// SQLite's own version, such as `3.53.2`.
+#[must_use]
+pub fn version() -> &'static str {
+    rusqlite::version()
+}
+
+/// How many notes may wait; more are counted instead.
+const NOTES_AT_MOST: usize = 1024;
+
+/// The writing side. Its thread ends with [`Ledger::close`], or when this is dropped.
+pub struct Sqlite {
+    ops: mpsc::UnboundedSender<Op>,
+    notes: std::sync::Arc<AtomicUsize>,
+    health: watch::Receiver<Health>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the start found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// How many intents had no outcome; each has `unknown` now.
+    pub unknown: u64,
+}
+
+impl Sqlite {
+    /// Takes the ledger for this process alone, closes what an earlier process left open, and starts the
+    /// writer.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(config: &config::Ledger, metrics: Metrics) -> Result<(Self, Recovered), OpenError> {
+        let (ops, queue) = mpsc::unbounded_channel();
+        let (health_is, health) = watch::channel(Health::Writable);
+        let notes = std::sync::Arc::new(AtomicUsize::new(0));
+        let (writer, recovered) = Writer::open(config, queue, health_is, std::sync::Arc::clone(&notes), metrics)?;
+        let thread = std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || writer.run())
+            .map_err(|e| OpenError::Unusable(format!("the ledger's thread cannot be started: {e}")))?;
+        Ok((Self { ops, notes, health, thread: std::sync::Mutex::new(Some(thread)) }, recovered))
+    }
+}
+
+impl Ledger for Sqlite {
+    fn intend(&self, intention: Intention) -> Answer<'_, Intended> {
+        let (answer, wait) = oneshot::channel();
+        let asked = self.ops.send(Op::Intend(Box::new(intention), answer));
+        Box::pin(async move {
+            if asked.is_err() {
+                return Intended::Unavailable;
+            }
+            wait.await.unwrap_or(Intended::Unavailable)
+        })
+    }
+
+    fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>> {
+        let (answer, wait) = oneshot::channel();
+        let asked = self.ops.send(Op::Conclude(recorded.seq, outcome, answer));
+        Box::pin(async move {
+            asked.map_err(|_| NotRecorded)?;
+            wait.await.unwrap_or(Err(NotRecorded))
+        })
+    }
+
+    fn note(&self, body: Body) -> bool {
+        if self.health() != Health::Writable || self.notes.load(Ordering::Relaxed) >= NOTES_AT_MOST {
+            return false;
+        }
+        self.notes.fetch_add(1, Ordering::Relaxed);
+        self.ops.send(Op::Note(Box::new(body))).is_ok()
+    }
+
+    fn health(&self) -> Health {
+        *self.health.borrow()
+    }
+
+    fn broken(&self) -> Answer<'_, ()> {
+        let mut health = self.health.clone();
+        Box::pin(async move {
+            let _ = health.wait_for(|health| *health == Health::Broken).await;
+        })
+    }
+
+    fn close(&self) -> Answer<'_, ()> {
+        let asked = self.ops.send(Op::Close);
+        Box::pin(async move {
+            let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
+            if let (Ok(()), Some(thread)) = (asked, thread) {
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+        })
+    }
+}
+
+/// The reading side: read-only, beside a writer or without one.
+pub struct SqliteReader(rusqlite::Connection);
+
+impl SqliteReader {
+    /// Opens a ledger for reading.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        database::open_to_read(folder).map(Self)
+    }
+}
+
+impl Reader for SqliteReader {
+    fn len(&self) -> Result<u64, OpenError> {
+        database::length(&self.0)
+    }
+
+    fn read(&self, from: u64, until: u64) -> Result<Vec<(u64, Vec<u8>)>, OpenError> {
+        database::read(&self.0, from, until.min(from.saturating_add(READ_AT_MOST)))
+    }
+}

@@ -1,0 +1,329 @@
+//! The only place that turns an error into a response: RFC 9457 `application/problem+json`, with the
+//! two members that the provider's SDKs read (`success`, `message`) beside the standard ones.
+
+use crate::error::{Failed, NotAllowed, Refused, Sent};
+use crate::head::HeadFault;
+use crate::id::RequestId;
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use serde::Serialize;
+use std::borrow::Cow;
+
+/// Where the codes are explained; a code is appended as fragment. Relative on purpose (RFC 9457 §3.1.1
+/// allows it): the gateway has no public address.
+const TYPE_BASE: &str = "/problems#";
+/// `Retry-After` where no better time is known: this plus a few seconds that differ from request to
+/// request, so that callers do not come back all at once.
+const RETRY_BASE_S: u64 = 1;
+const RETRY_SPREAD_S: u64 = 4;
+
+/// What a caller is told about one error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The stable code of DESIGN §4, the same in log, ledger and metric.
+    pub code: &'static str,
+    /// What the code means, for people; the same for every occurrence.
+    pub title: &'static str,
+    /// What happened this time, for people.
+    pub detail: Cow<'static, str>,
+    /// Whether something was sent.
+    pub sent: Sent,
+    /// When to come back.
+    pub retry: Retry,
+}
+
+/// Whether and when calling again makes sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// No `Retry-After`.
+    Unsaid,
+    /// After exactly this many seconds.
+    After(u64),
+    /// Soon, spread over a few seconds.
+    Soon,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    request_id: RequestId,
+    sent: Sent,
+    success: bool,
+    message: &'a str,
+}
+
+impl Problem {
+    fn refused(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { status, code, title, detail: detail.into(), sent: Sent::No, retry: Retry::Unsaid }
+    }
+
+    fn bad_request(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::refused(status, "bad-request", "The request is not acceptable", detail)
+    }
+
+    fn unavailable(code: &'static str, title: &'static str, detail: &'static str) -> Self {
+        Self { retry: Retry::Soon, ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, code, title, detail) }
+    }
+
+    fn unknown(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { sent: Sent::Unknown, ..Self::refused(status, code, title, detail) }
+    }
+
+    /// The response. Its body is complete; `X-Request-Id` is set.
+    #[must_use]
+    pub fn into_response(self, id: RequestId) -> Response<Bytes> {
+        let document = Document {
+            r#type: format!("{TYPE_BASE}{}", self.code),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id: id,
+            sent: self.sent,
+            success: false,
+            message: &self.detail,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+            headers.insert("x-request-id", id);
+        }
+        match self.retry {
+            Retry::Unsaid => {}
+            Retry::After(seconds) => drop(headers.insert(RETRY_AFTER, seconds.into())),
+            Retry::Soon => drop(headers.insert(RETRY_AFTER, (RETRY_BASE_S + id.spread() % RETRY_SPREAD_S).into())),
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("DELETE"));
+        }
+        response
+    }
+}
+
+impl From<&Refused> for Problem {
+    fn from(error: &Refused) -> Self {
+        match error {
+            Refused::Unauthenticated(why) => {
+                Self::refused(StatusCode::UNAUTHORIZED, "unauthenticated", "The caller is not known", *why)
+            }
+            Refused::Head(fault) => Self::bad_request(head_status(*fault), fault.to_string()),
+            Refused::BadTarget(why) => Self::bad_request(StatusCode::BAD_REQUEST, why.clone()),
+            Refused::BadField(why) => Self::bad_request(StatusCode::BAD_REQUEST, *why),
+            Refused::NoSuchRoute => Self::refused(
+                StatusCode::NOT_FOUND,
+                "no-such-route",
+                "There is no such route",
+                "the only route here is DELETE /{sessionId}/groups/{groupId}/picture, with or without /dry-run before it",
+            ),
+            Refused::MethodNotAllowed => Self::refused(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                "The method is not allowed",
+                "only DELETE is allowed here",
+            ),
+            Refused::NotAllowed(reason) => {
+                Self::refused(StatusCode::FORBIDDEN, "not-allowed", "The caller may not do this", not_allowed(reason))
+            }
+            Refused::RateLimited { whose, retry_after_s } => Self {
+                retry: Retry::After(*retry_after_s),
+                ..Self::refused(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "rate-limited",
+                    "Too many requests",
+                    format!("{whose}; try again in {retry_after_s} s"),
+                )
+            },
+            Refused::LedgerUnavailable => Self::unavailable(
+                "ledger-unavailable",
+                "The ledger takes no entries",
+                "the ledger cannot record this deletion, so nothing was sent",
+            ),
+            Refused::KeyUnavailable => Self::unavailable(
+                "key-unavailable",
+                "There is no key for the provider",
+                "the gateway has no key for the provider, so nothing was sent",
+            ),
+            Refused::Overloaded => Self::unavailable(
+                "overloaded",
+                "The gateway is overloaded",
+                "as many requests are under way as may be; nothing was sent",
+            ),
+            Refused::ShuttingDown => Self::unavailable(
+                "shutting-down",
+                "The gateway is shutting down",
+                "this process takes no new requests; nothing was sent",
+            ),
+            Refused::Internal => Self::refused(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "The gateway failed",
+                "a fault in the gateway; nothing was sent",
+            ),
+        }
+    }
+}
+
+fn head_status(fault: HeadFault) -> StatusCode {
+    match fault {
+        HeadFault::Malformed(_) => StatusCode::BAD_REQUEST,
+        HeadFault::TargetTooLong => StatusCode::URI_TOO_LONG,
+        HeadFault::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        HeadFault::HasBody => StatusCode::PAYLOAD_TOO_LARGE,
+        HeadFault::Expects => StatusCode::EXPECTATION_FAILED,
+        HeadFault::TooSlow => StatusCode::REQUEST_TIMEOUT,
+    }
+}
+
+fn not_allowed(reason: &NotAllowed) -> String {
+    match reason {
+        NotAllowed::NoRule(caller) => format!("no rule allows caller `{caller}` to delete this group's picture"),
+        NotAllowed::Denied(caller, rule) => format!("rule {rule} denies it to caller `{caller}`"),
+        NotAllowed::From(caller) => format!("caller `{caller}` may not call from this address"),
+    }
+}
+
+impl From<&Failed> for Problem {
+    fn from(error: &Failed) -> Self {
+        let unconfirmed = "The provider did not confirm the deletion";
+        match error {
+            Failed::UpstreamUnreachable => Self::refused(
+                StatusCode::BAD_GATEWAY,
+                "upstream-unreachable",
+                "The provider cannot be reached",
+                "no connection to the provider; nothing was sent",
+            ),
+            Failed::TooLateToSend => Self::unavailable(
+                "overloaded",
+                "The gateway is overloaded",
+                "too little time was left to send the deletion; nothing was sent",
+            ),
+            Failed::UpstreamRefused { status, message, retry_after_s } => Self {
+                sent: Sent::Yes,
+                retry: retry_after_s.map_or(Retry::Unsaid, Retry::After),
+                ..Self::refused(
+                    StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
+                    "upstream-refused",
+                    "The provider refused",
+                    message.clone().unwrap_or_else(|| format!("the provider answered {status}")),
+                )
+            },
+            Failed::UpstreamCredentialsRefused => Self {
+                sent: Sent::Yes,
+                ..Self::refused(
+                    StatusCode::BAD_GATEWAY,
+                    "upstream-credentials-refused",
+                    "The provider does not accept the gateway's key",
+                    "the provider refused the gateway's key; the operators have to replace it",
+                )
+            },
+            Failed::UpstreamFailed { status } => Self::unknown(
+                if *status == 500 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::BAD_GATEWAY },
+                "upstream-failed",
+                "The provider failed",
+                format!("the provider answered {status}; the picture may or may not be deleted"),
+            ),
+            Failed::UpstreamNotConfirmed(why) => Self::unknown(
+                StatusCode::BAD_GATEWAY,
+                "upstream-not-confirmed",
+                unconfirmed,
+                format!("{why}; the picture may or may not be deleted"),
+            ),
+            Failed::OutcomeUnknown(why) => Self::unknown(
+                StatusCode::GATEWAY_TIMEOUT,
+                "outcome-unknown",
+                "It is not known whether the deletion happened",
+                format!("{why}; do not send it again, ask the ledger for this request id"),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(response: &Response<Bytes>) -> serde_json::Value {
+        serde_json::from_slice(response.body()).unwrap()
+    }
+
+    #[test]
+    fn a_problem_carries_what_people_machines_and_the_sdks_read() {
+        let id = RequestId::new();
+        let response = Problem::from(&Refused::Unauthenticated("no credential")).into_response(id);
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.headers()["www-authenticate"], "Bearer");
+        assert_eq!(response.headers()["x-request-id"], id.to_string());
+        assert_eq!(
+            body(&response),
+            serde_json::json!({"type": "/problems#unauthenticated", "title": "The caller is not known", "status": 401,
+                "detail": "no credential", "code": "unauthenticated", "request_id": id.to_string(), "sent": "no",
+                "success": false, "message": "no credential"})
+        );
+    }
+
+    #[test]
+    fn every_refusal_says_that_nothing_was_sent() {
+        let caller = crate::id::CallerName::parse("c").unwrap();
+        for refused in [
+            Refused::Head(HeadFault::HasBody),
+            Refused::BadTarget("x".into()),
+            Refused::BadField("x"),
+            Refused::NoSuchRoute,
+            Refused::MethodNotAllowed,
+            NotAllowed::NoRule(caller).into(),
+            Refused::RateLimited { whose: "w".into(), retry_after_s: 3 },
+            Refused::LedgerUnavailable,
+            Refused::KeyUnavailable,
+            Refused::Overloaded,
+            Refused::ShuttingDown,
+            Refused::Internal,
+        ] {
+            let response = Problem::from(&refused).into_response(RequestId::new());
+            assert_eq!(body(&response)["sent"], "no", "{refused:?}");
+            assert!(!response.status().is_success());
+            let waits = matches!(response.status().as_u16(), 429 | 503);
+            assert_eq!(response.headers().contains_key("retry-after"), waits, "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn no_failure_looks_like_success_and_none_invites_a_resend_unless_nothing_was_sent() {
+        for (failed, status, sent) in [
+            (Failed::UpstreamUnreachable, 502, "no"),
+            (Failed::TooLateToSend, 503, "no"),
+            (Failed::UpstreamRefused { status: 404, message: None, retry_after_s: None }, 404, "yes"),
+            (Failed::UpstreamCredentialsRefused, 502, "yes"),
+            (Failed::UpstreamFailed { status: 500 }, 500, "unknown"),
+            (Failed::UpstreamFailed { status: 503 }, 502, "unknown"),
+            (Failed::UpstreamNotConfirmed("x"), 502, "unknown"),
+            (Failed::OutcomeUnknown("x"), 504, "unknown"),
+        ] {
+            let response = Problem::from(&failed).into_response(RequestId::new());
+            assert_eq!((response.status().as_u16(), &body(&response)["sent"]), (status, &sent.into()), "{failed:?}");
+            assert_eq!(response.headers().contains_key("retry-after"), sent == "no" && status == 503, "{failed:?}");
+        }
+    }
+}

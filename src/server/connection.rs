@@ -1,0 +1,128 @@
+//! One connection of a caller, from its first byte to its last.
+
+use super::guard::{Desk, Guard, Patience};
+use super::proxy;
+use super::tls::Certificate;
+use crate::config;
+use crate::gateway::Gateway;
+use crate::head::{Head, HeadFault};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ipnet::IpNet;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+/// What every connection needs.
+pub(super) struct Connection {
+    router: Router,
+    certificate: Option<Arc<Certificate>>,
+    proxy_protocol: bool,
+    trusted_proxies: Vec<IpNet>,
+    patience: Patience,
+    max_age: Duration,
+    stop: CancellationToken,
+}
+
+/// What the guard found, for the path.
+#[derive(Clone)]
+struct Arrived {
+    head: Result<Head, HeadFault>,
+    peer: IpAddr,
+}
+
+/// The router has no routes on purpose: a route would be matched on a decoded path, and the path decides on
+/// the raw bytes that the guard judged.
+async fn path(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
+    let arrived = request.extensions_mut().remove::<Arrived>();
+    let (head, peer) = match arrived {
+        Some(arrived) => (arrived.head, arrived.peer),
+        None => (Err(HeadFault::Malformed("the request was not judged")), IpAddr::from([0, 0, 0, 0])),
+    };
+    gateway.handle(head, peer).await
+}
+
+impl Connection {
+    pub(super) fn new(
+        config: &config::Listen,
+        certificate: Option<Arc<Certificate>>,
+        gateway: Arc<Gateway>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            router: Router::new().fallback(path).with_state(gateway),
+            certificate,
+            proxy_protocol: config.proxy_protocol,
+            trusted_proxies: config.trusted_proxies.clone(),
+            patience: Patience { head: config.head_timeout, idle: config.idle_timeout },
+            max_age: config.max_age,
+            stop,
+        }
+    }
+
+    /// Serves until the caller or we close. Never fails: what goes wrong on a connection ends it.
+    pub(super) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
+        let mut peer = peer.ip().to_canonical();
+        if self.proxy_protocol {
+            let trusted = self.trusted_proxies.is_empty() || self.trusted_proxies.iter().any(|net| net.contains(&peer));
+            let told = tokio::time::timeout(self.patience.head, proxy::read(&mut stream)).await;
+            match told {
+                Ok(Some(told)) if trusted => peer = told.unwrap_or(peer),
+                _ => {
+                    tracing::warn!(%peer, "a connection without a PROXY header that is trusted was closed");
+                    return;
+                }
+            }
+        }
+        match &self.certificate {
+            None => self.speak(stream, peer).await,
+            Some(certificate) => {
+                let handshake = tokio::time::timeout(self.patience.head, certificate.acceptor().accept(stream)).await;
+                if let Ok(Ok(stream)) = handshake {
+                    self.speak(stream, peer).await;
+                }
+            }
+        }
+    }
+
+    async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(&self, stream: S, peer: IpAddr) {
+        let desk = Desk::default();
+        let guard = Guard::new(stream, desk.clone(), self.patience);
+        let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+            let (router, desk) = (self.router.clone(), desk.clone());
+            async move {
+                let mut request = request.map(Body::new);
+                if let Some(head) = desk.take() {
+                    request.extensions_mut().insert(Arrived { head, peer });
+                }
+                let response = router.oneshot(request).await;
+                desk.done();
+                response
+            }
+        });
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.patience.head + self.patience.idle + Duration::from_secs(1))
+            .half_close(true)
+            .max_buf_size(2 * crate::head::MAX_BYTES)
+            .serve_connection(TokioIo::new(guard), service);
+        let mut serving = pin!(serving);
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            () = self.stop.cancelled() => {}
+            () = tokio::time::sleep(self.max_age) => {}
+        }
+        serving.as_mut().graceful_shutdown();
+        let _ = serving.await;
+    }
+}

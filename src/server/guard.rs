@@ -1,0 +1,287 @@
+//! Stands between the socket and hyper. hyper is given one whole head at a time, and only heads that keep
+//! every rule; for any other it is given a stand-in, whose answer is the refusal. So refusals keep their
+//! place in the row of answers, and no byte that was not judged is ever parsed twice in two ways.
+
+use crate::head::{Head, HeadFault, Progress};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+/// What hyper reads in the place of a head that was refused.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+/// How much a refused caller may still send before its connection is cut, and for how long. Closing
+/// at once could destroy the answer on its way (RFC 9112 §9.6).
+const LINGER_BYTES: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+/// How long a caller may take to accept bytes of an answer.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// How long a connection may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) head: Duration,
+    pub(super) idle: Duration,
+}
+
+#[derive(Default)]
+struct Turn {
+    head: Option<Result<Head, HeadFault>>,
+    busy: bool,
+    reader: Option<Waker>,
+}
+
+/// Where the guard leaves a judged head for the service. One request at a time: the next head is not even
+/// read before [`Desk::done`].
+#[derive(Clone, Default)]
+pub(super) struct Desk(Arc<Mutex<Turn>>);
+
+impl Desk {
+    fn turn<T>(&self, act: impl FnOnce(&mut Turn) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn leave(&self, head: Result<Head, HeadFault>) {
+        self.turn(|turn| {
+            turn.head = Some(head);
+            turn.busy = true;
+        });
+    }
+
+    /// The judgement of the head that hyper has just read.
+    pub(super) fn take(&self) -> Option<Result<Head, HeadFault>> {
+        self.turn(|turn| turn.head.take())
+    }
+
+    /// The request is answered: the next may be read.
+    pub(super) fn done(&self) {
+        let reader = self.turn(|turn| {
+            turn.busy = false;
+            turn.reader.take()
+        });
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+/// A connection that is read strictly.
+pub(super) struct Guard<S> {
+    inner: S,
+    desk: Desk,
+    patience: Patience,
+    arrived: Vec<u8>,
+    progress: Progress,
+    skipped_line: bool,
+    judged: Vec<u8>,
+    handed: usize,
+    ended: bool,
+    refused: bool,
+    timer: Pin<Box<Sleep>>,
+    timing: Timing,
+    write_timer: Option<Pin<Box<Sleep>>>,
+    lingered: usize,
+}
+
+/// What the reading timer is running for.
+#[derive(PartialEq, Eq)]
+enum Timing {
+    Nothing,
+    Idle,
+    Head,
+    Linger,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
+    pub(super) fn new(inner: S, desk: Desk, patience: Patience) -> Self {
+        Self {
+            inner,
+            desk,
+            patience,
+            arrived: Vec::new(),
+            progress: Progress::default(),
+            skipped_line: false,
+            judged: Vec::new(),
+            handed: 0,
+            ended: false,
+            refused: false,
+            timer: Box::pin(tokio::time::sleep(patience.idle)),
+            timing: Timing::Nothing,
+            write_timer: None,
+            lingered: 0,
+        }
+    }
+
+    fn time(&mut self, timing: Timing, span: Duration) {
+        if self.timing != timing {
+            self.timing = timing;
+            self.timer.as_mut().reset(Instant::now() + span);
+        }
+    }
+
+    fn refuse(&mut self, fault: HeadFault) {
+        self.desk.leave(Err(fault));
+        self.judged = STAND_IN.to_vec();
+        self.handed = 0;
+        self.ended = true;
+        self.refused = true;
+        self.timing = Timing::Nothing;
+    }
+
+    /// Looks at what has arrived; `true` once there is something to hand to hyper.
+    fn judge(&mut self) -> bool {
+        // One empty line before a request line is skipped (RFC 9112 §2.2).
+        if !self.skipped_line && self.arrived.starts_with(b"\r\n") {
+            self.arrived.drain(..2);
+            self.progress = Progress::default();
+            self.skipped_line = true;
+        }
+        match self.progress.advance(&self.arrived) {
+            Ok(None) => return false,
+            Err(fault) => self.refuse(fault),
+            Ok(Some(length)) => {
+                let rest = self.arrived.split_off(length);
+                let bytes = std::mem::replace(&mut self.arrived, rest);
+                match Head::parse(&bytes) {
+                    Err(fault) => self.refuse(fault),
+                    Ok(head) => {
+                        self.desk.leave(Ok(head));
+                        self.judged = bytes;
+                        self.handed = 0;
+                        self.progress = Progress::default();
+                        self.skipped_line = false;
+                        self.timing = Timing::Nothing;
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    /// Reads until a head is judged (`true`), or the connection is at its end (`false`).
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if self.judge() {
+                return Poll::Ready(Ok(true));
+            }
+            if self.arrived.is_empty() {
+                self.time(Timing::Idle, self.patience.idle);
+            } else {
+                self.time(Timing::Head, self.patience.head);
+            }
+            let mut bytes = [0_u8; 4096];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.arrived.extend_from_slice(buffer.filled()),
+                Poll::Ready(Ok(())) if self.arrived.is_empty() => return Poll::Ready(Ok(false)),
+                Poll::Ready(Ok(())) => {
+                    self.refuse(HeadFault::Malformed("the request head ends early"));
+                    return Poll::Ready(Ok(true));
+                }
+                Poll::Pending => {
+                    ready!(self.timer.as_mut().poll(cx));
+                    if self.arrived.is_empty() {
+                        return Poll::Ready(Ok(false));
+                    }
+                    self.refuse(HeadFault::TooSlow);
+                    return Poll::Ready(Ok(true));
+                }
+            }
+        }
+    }
+
+    /// A write that makes no progress for too long is an error.
+    fn hurry<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write_timer = None;
+            return written;
+        }
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            let rest = this.judged.get(this.handed..).unwrap_or_default();
+            if !rest.is_empty() {
+                let some = rest.get(..rest.len().min(to.remaining())).unwrap_or_default();
+                to.put_slice(some);
+                this.handed += some.len();
+                return Poll::Ready(Ok(()));
+            }
+            let busy = this.desk.turn(|turn| {
+                if turn.busy {
+                    turn.reader = Some(cx.waker().clone());
+                }
+                turn.busy
+            });
+            if busy {
+                return Poll::Pending;
+            }
+            if this.ended {
+                return Poll::Ready(Ok(()));
+            }
+            this.ended = !ready!(this.poll_head(cx))? || this.ended;
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
+        this.hurry(cx, written)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
+        this.hurry(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.hurry(cx, flushed)
+    }
+
+    /// Closes our side; after a refusal reads a little of what still comes, so that the answer arrives.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.timing != Timing::Linger {
+            let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
+            ready!(this.hurry(cx, shut))?;
+            if !this.refused {
+                return Poll::Ready(Ok(()));
+            }
+            this.time(Timing::Linger, LINGER);
+        }
+        loop {
+            let mut bytes = [0_u8; 4096];
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut this.inner).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && this.lingered < LINGER_BYTES => {
+                    this.lingered += buffer.filled().len();
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(this.timer.as_mut().poll(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The operators' port: is it alive, is it ready, and its numbers.
+
+use super::tls::Certificate;
+use crate::gateway::Gateway;
+use crate::ledger::Health;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use prometheus_client::registry::Registry;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+const HEAD: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+struct Operations {
+    gateway: Arc<Gateway>,
+    registry: Arc<Registry>,
+}
+
+pub(super) fn router(gateway: Arc<Gateway>, registry: Registry) -> Router {
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(Operations { gateway, registry: Arc::new(registry) })
+}
+
+/// Red (503) for what concerns this process; `degraded` (200) for what concerns the provider.
+async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Response {
+    let mut red = Vec::new();
+    if gateway.is_draining() {
+        red.push("draining");
+    }
+    if gateway.ledger.health() != Health::Writable {
+        red.push("ledger-unavailable");
+    }
+    if !gateway.upstream.has_key() {
+        red.push("key-unavailable");
+    }
+    let degraded = gateway.upstream.degraded();
+    let (code, status) = match (red.is_empty(), degraded.is_empty()) {
+        (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
+        (true, false) => (StatusCode::OK, "degraded"),
+        (true, true) => (StatusCode::OK, "ready"),
+    };
+    let reasons = [red, degraded].concat();
+    let body = serde_json::json!({"status": status, "reasons": reasons});
+    (code, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+async fn metrics(State(Operations { registry, .. }): State<Operations>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+pub(super) async fn serve(stream: TcpStream, certificate: Option<Arc<Certificate>>, router: Router, stop: CancellationToken) {
+    match certificate {
+        None => speak(stream, router, stop).await,
+        Some(certificate) => {
+            let handshake = tokio::time::timeout(HEAD, certificate.acceptor().accept(stream)).await;
+            if let Ok(Ok(stream)) = handshake {
+                speak(stream, router, stop).await;
+            }
+        }
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, router: Router, stop: CancellationToken) {
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut serving = pin!(serving);
+    tokio::select! {
+        _ = serving.as_mut() => return,
+        () = stop.cancelled() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    let _ = serving.await;
+}

@@ -1,0 +1,100 @@
+//! What the process tells about itself: log lines on stderr, numbers for Prometheus. Never a secret, and
+//! no id as a metric's label.
+
+use crate::config::{Log, LogFormat};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::io::IsTerminal;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::LevelFilter;
+
+/// Starts logging. Lines are written by a thread of their own: a reader that stalls costs log lines, never
+/// requests. The guard writes what is left when it is dropped.
+#[must_use]
+pub fn start_logging(log: Log) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(std::io::stderr());
+    let terminal = std::io::stderr().is_terminal();
+    let text = match log.format {
+        LogFormat::Auto => terminal,
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let base = tracing_subscriber::fmt().with_writer(writer).with_max_level(LevelFilter::from_level(log.level)).with_target(false);
+    if text {
+        let _ = base.with_ansi(terminal).try_init();
+    } else {
+        let _ = base.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init();
+    }
+    guard
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Decision {
+    /// `allowed`, `refused` or `dry-run`.
+    pub decision: &'static str,
+    /// The code of DESIGN §4, or `ok`.
+    pub reason: &'static str,
+}
+
+/// One label.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Kind {
+    /// Its value.
+    pub kind: &'static str,
+}
+
+/// All numbers. Cheap to clone; clones are the same numbers.
+#[derive(Clone)]
+#[allow(missing_docs)] // their help texts, below, say it
+pub struct Metrics {
+    pub requests: Family<Decision, Counter>,
+    pub upstream: Family<Kind, Counter>,
+    pub outcomes: Family<Kind, Counter>,
+    pub stages: Family<Kind, Histogram>,
+    pub commit_entries: Histogram,
+    pub commit_seconds: Histogram,
+    pub suppressed: Counter,
+    pub connections: Gauge,
+    pub connections_refused: Counter,
+    pub in_flight: Gauge,
+}
+
+fn seconds() -> Histogram {
+    Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 25.0])
+}
+
+impl Metrics {
+    /// Registers everything.
+    #[must_use]
+    pub fn new() -> (Self, Registry) {
+        let metrics = Self {
+            requests: Family::default(),
+            upstream: Family::default(),
+            outcomes: Family::default(),
+            stages: Family::new_with_constructor(seconds),
+            commit_entries: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
+            commit_seconds: seconds(),
+            suppressed: Counter::default(),
+            connections: Gauge::default(),
+            connections_refused: Counter::default(),
+            in_flight: Gauge::default(),
+        };
+        let mut registry = Registry::with_prefix("wasend_gateway");
+        registry.register("requests", "Requests by decision and reason", metrics.requests.clone());
+        registry.register("upstream_answers", "What the provider answered, by class", metrics.upstream.clone());
+        registry.register("outcomes", "Outcomes of intents", metrics.outcomes.clone());
+        registry.register("stage_seconds", "Time spent in a stage of the path", metrics.stages.clone());
+        registry.register("commit_entries", "Entries in one commit of the ledger", metrics.commit_entries.clone());
+        registry.register("commit_seconds", "Time of one commit of the ledger", metrics.commit_seconds.clone());
+        registry.register("refusals_suppressed", "Refusals that have no entry of their own", metrics.suppressed.clone());
+        registry.register("connections", "Open connections on the caller port", metrics.connections.clone());
+        registry.register("connections_refused", "Connections over a limit", metrics.connections_refused.clone());
+        registry.register("in_flight", "Requests between admission and answer", metrics.in_flight.clone());
+        (metrics, registry)
+    }
+}

@@ -1,0 +1,247 @@
+//! The provider. The only file that knows its key, and the only one that knows reqwest.
+//!
+//! Closed down: HTTP/1.1, no retry, no redirect, no proxy, no referer, no cookies, no decompression, one
+//! total deadline, and connections that are dropped before the server would.
+
+mod answer;
+mod resolver;
+
+pub use answer::Confirmed;
+
+use crate::clock::{Moment, moment};
+use crate::config::{self, Confirm};
+use crate::error::Failed;
+use crate::id::Target;
+use crate::secret::Secret;
+use arc_swap::ArcSwapOption;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// A pool that lets go well before servers do (many at 5 s) never races with them.
+const IDLE: Duration = Duration::from_secs(2);
+const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
+const KEY_AT_MOST: usize = 4096;
+
+/// The way to the provider.
+pub struct Upstream {
+    client: reqwest::Client,
+    url: String,
+    key: ArcSwapOption<HeaderValue>,
+    key_file: PathBuf,
+    connect_timeout: Duration,
+    confirm: Confirm,
+    key_refused: AtomicBool,
+    unreachable: AtomicBool,
+}
+
+/// A request whose URL was checked, ready to go. Made before the intent, so that a fault of ours refuses.
+pub struct Prepared(reqwest::Request);
+
+/// Why a key cannot be used.
+#[derive(Debug, PartialEq, Eq)]
+pub enum KeyFault {
+    /// The file is not there or empty: the key has been taken away.
+    Gone(String),
+    /// What is in it cannot be a key.
+    Unfit(String),
+}
+
+impl std::fmt::Display for KeyFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (KeyFault::Gone(what) | KeyFault::Unfit(what)) = self;
+        f.write_str(what)
+    }
+}
+
+fn read_key(file: &Path) -> Result<HeaderValue, KeyFault> {
+    let bytes = std::fs::read(file).map_err(|e| KeyFault::Gone(format!("{} cannot be read: {e}", file.display())))?;
+    let bytes = Secret::new(bytes);
+    let key = bytes.expose().trim_ascii_end();
+    if key.is_empty() {
+        return Err(KeyFault::Gone(format!("{} is empty; put the provider's key into it", file.display())));
+    }
+    if key.len() > KEY_AT_MOST || !key.iter().all(u8::is_ascii_graphic) {
+        let what = "holds more than a key: only visible ASCII may be in it, and a line end after it";
+        return Err(KeyFault::Unfit(format!("{} {what}", file.display())));
+    }
+    let text = Secret::new([b"Bearer ", key].concat());
+    let mut value = HeaderValue::from_bytes(text.expose()).map_err(|_| KeyFault::Unfit(format!("{} holds no key", file.display())))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    match ca_file {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(file) => {
+            let wrong = |e: &dyn std::fmt::Display| format!("upstream.ca_file: {}: {e}", file.display());
+            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))? {
+                roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong(&"holds no certificate"));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+impl Upstream {
+    /// Builds the client and reads the key.
+    ///
+    /// # Errors
+    /// In words, naming the configuration's key.
+    pub fn new(config: &config::Upstream) -> Result<Self, String> {
+        let connect_timeout = CONNECT_AT_MOST.min(config.timeout / 2);
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots(config.ca_file.as_deref())?)
+            .with_no_client_auth();
+        let loopback = config.url.starts_with("http://");
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .https_only(!loopback)
+            .http1_only()
+            .retry(reqwest::retry::never())
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .connect_timeout(connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .dns_resolver(Arc::new(resolver::Public { allow_private: loopback || config.allow_private }))
+            .build()
+            .map_err(|e| format!("upstream: {e}"))?;
+        let key = read_key(&config.api_key_file).map_err(|e| format!("upstream.api_key_file: {e}"))?;
+        Ok(Self {
+            client,
+            url: config.url.clone(),
+            key: ArcSwapOption::from_pointee(key),
+            key_file: config.api_key_file.clone(),
+            connect_timeout,
+            confirm: config.confirm,
+            key_refused: AtomicBool::new(false),
+            unreachable: AtomicBool::new(false),
+        })
+    }
+
+    /// Reads the key file again. A file that is gone or empty takes the key away; one that cannot be a key
+    /// leaves the old one.
+    ///
+    /// # Errors
+    /// What was wrong with the file.
+    pub fn reload_key(&self) -> Result<(), KeyFault> {
+        match read_key(&self.key_file) {
+            Ok(key) => {
+                self.key.store(Some(Arc::new(key)));
+                self.key_refused.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(fault) => {
+                if matches!(fault, KeyFault::Gone(_)) {
+                    self.key.store(None);
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    /// Whether there is a key to send with.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        self.key.load().is_some()
+    }
+
+    /// What is wrong with the provider as last seen, for readiness.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if self.key_refused.load(Ordering::Relaxed) {
+            reasons.push("upstream-credentials-refused");
+        }
+        if self.unreachable.load(Ordering::Relaxed) {
+            reasons.push("upstream-unreachable");
+        }
+        reasons
+    }
+
+    /// Builds the request and checks that its URL is, byte for byte, the one that was meant.
+    ///
+    /// # Errors
+    /// `None` inside `Ok` when there is no key; `Err` when the URL would be another one.
+    pub fn prepare(&self, target: &Target) -> Result<Option<Prepared>, ()> {
+        let meant = format!("{}{}", self.url, target.path());
+        let request = self.client.delete(&meant).build().map_err(|_| ())?;
+        if request.url().as_str() != meant {
+            return Err(());
+        }
+        let Some(key) = self.key.load_full() else { return Ok(None) };
+        let mut request = request;
+        request.headers_mut().insert(AUTHORIZATION, (*key).clone());
+        Ok(Some(Prepared(request)))
+    }
+
+    /// Sends the one DELETE and hears what came of it, at the latest at `deadline`.
+    ///
+    /// # Errors
+    /// Everything but a confirmed deletion. Dropping the future closes the connection; what was sent stays sent.
+    pub async fn delete(&self, prepared: Prepared, deadline: Moment) -> Result<Confirmed, Failed> {
+        let left = deadline.saturating_duration_since(moment());
+        if left < self.connect_timeout + Duration::from_secs(1).min(left / 4) {
+            return Err(Failed::TooLateToSend);
+        }
+        let exchange = async {
+            let response = self.client.execute(prepared.0).await.map_err(|e| answer::failed(&e))?;
+            answer::judge(response, self.confirm).await
+        };
+        let result = tokio::time::timeout_at(deadline.into(), exchange).await;
+        let result = result.unwrap_or(Err(Failed::OutcomeUnknown("the provider did not answer in time")));
+        match &result {
+            Err(Failed::UpstreamUnreachable) => self.unreachable.store(true, Ordering::Relaxed),
+            Err(Failed::TooLateToSend) => {}
+            Err(Failed::UpstreamCredentialsRefused) => {
+                self.key_refused.store(true, Ordering::Relaxed);
+                self.unreachable.store(false, Ordering::Relaxed);
+            }
+            Ok(_) => {
+                self.key_refused.store(false, Ordering::Relaxed);
+                self.unreachable.store(false, Ordering::Relaxed);
+            }
+            Err(_) => self.unreachable.store(false, Ordering::Relaxed),
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key_of(bytes: &[u8]) -> Result<HeaderValue, KeyFault> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        read_key(file.path())
+    }
+
+    #[test]
+    fn a_key_is_trimmed_of_line_ends_and_never_printed() {
+        let key = key_of(b"obviously-fake\r\n").unwrap();
+        assert_eq!(key.as_bytes(), b"Bearer obviously-fake");
+        assert_eq!(format!("{key:?}"), "Sensitive");
+    }
+
+    #[test]
+    fn a_key_file_that_holds_no_key_is_refused() {
+        assert!(matches!(key_of(b""), Err(KeyFault::Gone(_))));
+        assert!(matches!(key_of(b"\n"), Err(KeyFault::Gone(_))));
+        for bytes in [&b"a\nb"[..], b"a\0b", b"a b", b"\x1b[0m", "é".as_bytes()] {
+            assert!(matches!(key_of(bytes), Err(KeyFault::Unfit(_))), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the provider's answer means. Only what it documents counts as a yes.
+
+use crate::clock::Timestamp;
+use crate::config::Confirm;
+use crate::error::Failed;
+use bytes::Bytes;
+use reqwest::Response;
+use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
+use std::error::Error;
+
+/// More than this is not read.
+const BODY_AT_MOST: usize = 64 * 1024;
+const MESSAGE_AT_MOST: usize = 300;
+const RETRY_AT_MOST_S: u64 = 3600;
+
+/// The provider's yes, with its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The status, 200 unless `confirm = "any-2xx"`.
+    pub status: u16,
+    /// The body, JSON; at most 64 KiB.
+    pub body: Bytes,
+}
+
+/// Judges an error of the exchange. Before the connection stands, nothing was sent; after it, nobody knows.
+pub(super) fn failed(error: &reqwest::Error) -> Failed {
+    if error.is_connect() {
+        return Failed::UpstreamUnreachable;
+    }
+    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    while let Some(inner) = cause {
+        if let Some(http) = inner.downcast_ref::<hyper::Error>()
+            && http.is_parse()
+        {
+            return Failed::UpstreamNotConfirmed("the provider's answer is not HTTP");
+        }
+        cause = inner.source();
+    }
+    Failed::OutcomeUnknown("the connection to the provider was lost before its answer was whole")
+}
+
+/// Judges an answer.
+pub(super) async fn judge(response: Response, confirm: Confirm) -> Result<Confirmed, Failed> {
+    let status = response.status().as_u16();
+    let retry_after_s = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(retry_after);
+    let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    if !matches!(status, 200..=299 | 400..=599) {
+        return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
+    }
+    let body = body(response).await?;
+    let json: Option<serde_json::Value> = if encoded { None } else { serde_json::from_slice(&body).ok() };
+    match status {
+        200 if json.as_ref().is_some_and(|json| json.get("success") == Some(&true.into())) => Ok(Confirmed { status, body }),
+        200..=299 if confirm == Confirm::Any2xx => {
+            Ok(Confirmed { status, body: if json.is_some() { body } else { Bytes::from_static(b"{\"success\":true}") } })
+        }
+        200 => Err(Failed::UpstreamNotConfirmed("the provider answered 200 without `success: true`")),
+        201..=299 => Err(Failed::UpstreamNotConfirmed("the provider answered with a 2xx that it does not document")),
+        400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
+            status,
+            message: json.as_ref().and_then(message),
+            retry_after_s: retry_after_s.filter(|_| status == 429),
+        }),
+        401 => Err(Failed::UpstreamCredentialsRefused),
+        500..=599 => Err(Failed::UpstreamFailed { status }),
+        _ => Err(Failed::UpstreamNotConfirmed("the provider answered with a status that it does not document")),
+    }
+}
+
+async fn body(mut response: Response) -> Result<Bytes, Failed> {
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => return Ok(body.into()),
+            Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_AT_MOST => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => return Err(Failed::UpstreamNotConfirmed("the provider's answer is too large")),
+            Err(_) => return Err(Failed::OutcomeUnknown("the provider's answer broke off")),
+        }
+    }
+}
+
+/// The provider's words, as plain text.
+fn message(json: &serde_json::Value) -> Option<String> {
+    let text = json.get("message").or_else(|| json.get("error"))?.as_str()?;
+    let plain: String = text.chars().filter(|c| !c.is_control()).take(MESSAGE_AT_MOST).collect();
+    (!plain.is_empty()).then_some(plain)
+}
+
+/// `Retry-After` in both forms (RFC 9110 §10.2.3) as seconds from now, at most an hour.
+fn retry_after(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let seconds = if digits {
+        text.parse().unwrap_or(u64::MAX)
+    } else {
+        Timestamp::parse_http_date(text)?.seconds_since(Timestamp::now())
+    };
+    Some(seconds.clamp(1, RETRY_AT_MOST_S))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_clamped() {
+        assert_eq!(retry_after("7"), Some(7));
+        assert_eq!(retry_after("1000000000000000000000"), Some(3600));
+        assert_eq!(retry_after("Tue, 24 Nov 2015 08:00:00 GMT"), Some(1));
+        assert_eq!(retry_after("Tue, 24 Nov 2093 08:00:00 GMT"), Some(3600));
+        for junk in ["", "soon", "-1", "7.5"] {
+            assert_eq!(retry_after(junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_bounded_plain_text() {
+        let json = serde_json::json!({"message": format!("a\u{1b}\n{}", "x".repeat(1000))});
+        let text = message(&json).unwrap();
+        assert_eq!((text.len(), text.starts_with("axx")), (300, true));
+        assert_eq!(message(&serde_json::json!({"message": {"a": 1}})), None);
+    }
+}
