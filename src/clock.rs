@@ -12,8 +12,15 @@ pub type Moment = std::time::Instant;
 
 /// Now, on the monotonic clock.
 #[must_use]
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn moment() -> Moment {
     Moment::now()
+}
+
+/// The time from an earlier moment until now.
+#[must_use]
+pub fn since(earlier: Moment) -> Duration {
+    moment().saturating_duration_since(earlier)
 }
 
 /// Wall-clock time in microseconds since 1970-01-01T00:00:00Z; prints as RFC 3339 in UTC.
@@ -23,6 +30,7 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// Now, on the wall clock. It may step backwards: order by sequence number, not by this.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now() -> Self {
         Self(jiff::Timestamp::now().as_microsecond())
     }

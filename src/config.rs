@@ -16,6 +16,7 @@ pub use section::Fault;
 pub use upstream::{Confirm, Upstream};
 
 use crate::clock::Timestamp;
+use crate::telemetry::Format;
 use ::config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use section::{Reading, Section};
 use std::cell::RefCell;
@@ -44,16 +45,7 @@ pub struct Config {
 #[allow(missing_docs)]
 pub struct Log {
     pub level: tracing::Level,
-    pub format: LogFormat,
-}
-
-/// Text for people or JSON for machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum LogFormat {
-    Auto,
-    Text,
-    Json,
+    pub format: Format,
 }
 
 /// What was read, with what may be printed of it.
@@ -97,13 +89,15 @@ pub fn load_ledger(file: &Path) -> Result<(Ledger, Vec<Fault>), Vec<Fault>> {
     let mut root = Section::new(String::new(), merge(file)?, reading.clone());
     let config = read(&mut root);
     root.finish();
-    let (ours, elsewhere): (Vec<_>, Vec<_>) = reading.faults.take().into_iter().partition(|f| f.key.starts_with("ledger"));
+    let (ours, elsewhere): (Vec<_>, Vec<_>) =
+        reading.faults.take().into_iter().partition(|f| f.key.starts_with("ledger"));
     if ours.is_empty() { Ok((config.ledger, elsewhere)) } else { Err(ours) }
 }
 
 fn reading(file: &Path) -> Reading {
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
-    let folder = std::path::absolute(&folder).unwrap_or_else(|_| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder });
+    let folder = std::path::absolute(&folder)
+        .unwrap_or_else(|_| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder });
     Reading { faults: Rc::new(RefCell::new(Vec::new())), file: file.display().to_string(), folder }
 }
 
@@ -133,7 +127,7 @@ impl Source for Named {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, ::config::ConfigError> {
-        use ::config::Format;
+        use ::config::Format as _;
         FileFormat::Toml.parse(Some(&self.name), &self.text).map_err(::config::ConfigError::Foreign)
     }
 }
@@ -144,8 +138,13 @@ fn read(root: &mut Section) -> Config {
     let rates = callers::rates(&mut limits);
     limits.finish();
     let mut log = root.table_or_empty("log");
-    let levels = [("error", tracing::Level::ERROR), ("warn", tracing::Level::WARN), ("info", tracing::Level::INFO), ("debug", tracing::Level::DEBUG)];
-    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [
+        ("error", tracing::Level::ERROR),
+        ("warn", tracing::Level::WARN),
+        ("info", tracing::Level::INFO),
+        ("debug", tracing::Level::DEBUG),
+    ];
+    let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
     let (level, format) = (log.one_of("level", &levels), log.one_of("format", &formats));
     log.finish();
     Config {
@@ -154,7 +153,7 @@ fn read(root: &mut Section) -> Config {
         upstream: Upstream::read(root.table_or_empty("upstream")),
         ledger: Ledger::read(root.table_or_empty("ledger")),
         rates,
-        log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(LogFormat::Auto) },
+        log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(Format::Auto) },
         callers: Caller::read_all(root),
     }
 }
@@ -168,7 +167,8 @@ fn warnings(config: &Config) -> Vec<String> {
         warnings.push("limits.rates is empty: all callers together have no rate".to_owned());
     }
     if config.upstream.confirm == Confirm::Any2xx {
-        warnings.push("upstream.confirm = \"any-2xx\": an answer that is not documented counts as a deletion".to_owned());
+        warnings
+            .push("upstream.confirm = \"any-2xx\": an answer that is not documented counts as a deletion".to_owned());
     }
     let now = Timestamp::now();
     for caller in &config.callers {
@@ -200,7 +200,9 @@ fn effective(merged: &Map<String, Value>) -> Vec<[String; 3]> {
 
 fn flatten(key: &str, value: &Value, rows: &mut Vec<[String; 3]>) {
     match &value.kind {
-        ValueKind::Table(table) => table.iter().for_each(|(name, value)| flatten(&format!("{key}.{name}"), value, rows)),
+        ValueKind::Table(table) => {
+            table.iter().for_each(|(name, value)| flatten(&format!("{key}.{name}"), value, rows))
+        }
         ValueKind::Array(items) if items.iter().any(|i| matches!(i.kind, ValueKind::Table(_))) => {
             items.iter().enumerate().for_each(|(index, item)| flatten(&format!("{key}[{index}]"), item, rows));
         }

@@ -161,7 +161,8 @@ impl Gateway {
     /// the intent on it is a task of its own.
     pub async fn handle(self: &Arc<Self>, head: Result<Head, HeadFault>, peer: IpAddr) -> Response<HttpBody> {
         let mut trace = Trace::new(peer);
-        let decided = catch_unwind(AssertUnwindSafe(|| self.decide(head, &mut trace))).unwrap_or(Err(Refused::Internal));
+        let decided =
+            catch_unwind(AssertUnwindSafe(|| self.decide(head, &mut trace))).unwrap_or(Err(Refused::Internal));
         let response = match decided {
             Err(refused) => self.refusals.refuse(&refused, trace),
             Ok(Decided::DryRun(admission)) => self.refusals.dry_run(admission, trace),
@@ -192,7 +193,8 @@ impl Gateway {
     async fn carry_out(&self, admission: Admission, mut trace: Trace) -> Response<bytes::Bytes> {
         self.metrics.in_flight.inc();
         let deadline = trace.started + self.timeout;
-        let response = match intend::intend(admission, deadline, &self.upstream, self.ledger.as_ref(), &mut trace).await {
+        let response = match intend::intend(admission, deadline, &self.upstream, self.ledger.as_ref(), &mut trace).await
+        {
             Err(refused) => self.refusals.refuse(&refused, trace),
             Ok(intent) => {
                 let started = moment();

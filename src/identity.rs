@@ -56,12 +56,19 @@ impl Identity {
     /// # Errors
     /// [`Refused::Unauthenticated`] unless there is exactly one and it is a token that is known and has
     /// not expired at `now`.
-    pub fn identify<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>, now: Timestamp) -> Result<Identified, Refused> {
-        let value = values.next().ok_or(Refused::Unauthenticated("there is no Authorization header; send `Bearer` and your token"))?;
+    pub fn identify<'a>(
+        &self,
+        mut values: impl Iterator<Item = &'a [u8]>,
+        now: Timestamp,
+    ) -> Result<Identified, Refused> {
+        let value = values
+            .next()
+            .ok_or(Refused::Unauthenticated("there is no Authorization header; send `Bearer` and your token"))?;
         if values.next().is_some() {
             return Err(Refused::Unauthenticated("there is more than one Authorization header; send one"));
         }
-        let token = bearer(value).ok_or(Refused::Unauthenticated("the Authorization header is not `Bearer` and one token"))?;
+        let token =
+            bearer(value).ok_or(Refused::Unauthenticated("the Authorization header is not `Bearer` and one token"))?;
         let hash: [u8; 32] = Sha256::digest(token).into();
         let candidates = self.drawers.get(&drawer(&hash)).map(Vec::as_slice).unwrap_or_default();
         let mut found = None;
@@ -72,7 +79,9 @@ impl Identity {
         }
         match found {
             None => Err(Refused::Unauthenticated("the token is not known")),
-            Some(known) if known.expires.is_some_and(|at| at <= now) => Err(Refused::Unauthenticated("the token has expired")),
+            Some(known) if known.expires.is_some_and(|at| at <= now) => {
+                Err(Refused::Unauthenticated("the token has expired"))
+            }
             Some(known) => Ok(known.who.clone()),
         }
     }
@@ -122,7 +131,9 @@ mod tests {
 
     fn ask(identity: &Identity, values: &[&str]) -> Result<String, Refused> {
         let now = Timestamp::from_micros(1_000);
-        identity.identify(values.iter().map(|v| v.as_bytes()), now).map(|who| format!("{}/{}", who.caller, who.credential))
+        identity
+            .identify(values.iter().map(|v| v.as_bytes()), now)
+            .map(|who| format!("{}/{}", who.caller, who.credential))
     }
 
     #[test]
@@ -138,8 +149,17 @@ mod tests {
         let (identity, token) = identity(None);
         let good = format!("Bearer {token}");
         for values in [
-            &[][..], &[good.as_str(), good.as_str()], &[&format!("{good}, {good}")], &["Bearer"], &["Bearer "], &[&token], &["Basic YTpi"],
-            &[&format!("{good}x")], &[&good[..good.len() - 1]], &["Bearer wgt_unknown"], &[&format!("Bearer\t{token}")],
+            &[][..],
+            &[good.as_str(), good.as_str()],
+            &[&format!("{good}, {good}")],
+            &["Bearer"],
+            &["Bearer "],
+            &[&token],
+            &["Basic YTpi"],
+            &[&format!("{good}x")],
+            &[&good[..good.len() - 1]],
+            &["Bearer wgt_unknown"],
+            &[&format!("Bearer\t{token}")],
         ] {
             assert!(matches!(ask(&identity, values), Err(Refused::Unauthenticated(_))), "{}", values.len());
         }

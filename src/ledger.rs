@@ -105,8 +105,13 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::Held(Some(pid)) => write!(f, "process {pid} already writes to this ledger; end it first, or give this one a folder of its own"),
-            OpenError::Held(None) => f.write_str("another process already writes to this ledger; end it first, or give this one a folder of its own"),
+            OpenError::Held(Some(pid)) => write!(
+                f,
+                "process {pid} already writes to this ledger; end it first, or give this one a folder of its own"
+            ),
+            OpenError::Held(None) => f.write_str(
+                "another process already writes to this ledger; end it first, or give this one a folder of its own",
+            ),
             OpenError::Unusable(what) | OpenError::Damaged(what) => f.write_str(what),
         }
     }

@@ -1,17 +1,19 @@
 //! A guard in front of one irreversible API call.
 #![forbid(unsafe_code)]
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod error;
+pub mod gateway;
 pub mod head;
 pub mod id;
-pub mod problem;
-pub mod secret;
-pub mod config;
-pub mod gateway;
 pub mod identity;
 pub mod ledger;
 pub mod policy;
+pub mod problem;
 pub mod rate;
+pub mod sandbox;
+pub mod secret;
 pub mod server;
 pub mod tasks;
 pub mod telemetry;

@@ -110,7 +110,12 @@ mod tests {
         config::Rule { sessions: vec![session.into()], groups: vec![group.into()] }
     }
 
-    fn decide(allow: Vec<config::Rule>, deny: Vec<config::Rule>, from: Option<&str>, group: &str) -> Result<Arc<str>, NotAllowed> {
+    fn decide(
+        allow: Vec<config::Rule>,
+        deny: Vec<config::Rule>,
+        from: Option<&str>,
+        group: &str,
+    ) -> Result<Arc<str>, NotAllowed> {
         let name = CallerName::parse("c").unwrap();
         let from = from.map(|net| vec![net.parse().unwrap()]);
         let caller = config::Caller { name: name.clone(), tokens: vec![], from, rates: vec![], allow, deny };
@@ -122,7 +127,10 @@ mod tests {
     fn what_no_rule_allows_is_refused() {
         assert!(decide(vec![], vec![], None, "1@g.us").is_err());
         assert!(decide(vec![rule("s2", "*")], vec![], None, "1@g.us").is_err());
-        assert_eq!(decide(vec![rule("s2", "*"), rule("s*", "1@g.us")], vec![], None, "1@g.us").as_deref(), Ok("c.allow[1]"));
+        assert_eq!(
+            decide(vec![rule("s2", "*"), rule("s*", "1@g.us")], vec![], None, "1@g.us").as_deref(),
+            Ok("c.allow[1]")
+        );
     }
 
     #[test]

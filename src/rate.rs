@@ -107,7 +107,8 @@ impl Window {
     }
 
     fn ask(&self, mode: Mode) -> Result<Standing, (Standing, u64)> {
-        let standing = |remaining, reset_s| Standing { name: Arc::clone(&self.name), rate: self.rate, remaining, reset_s };
+        let standing =
+            |remaining, reset_s| Standing { name: Arc::clone(&self.name), rate: self.rate, remaining, reset_s };
         match self.limiter.check_key(&(0, mode)) {
             Ok(state) => {
                 let remaining = state.remaining_burst_capacity();

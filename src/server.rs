@@ -42,5 +42,6 @@ pub fn serve_ops(
     let (metrics, _) = crate::telemetry::Metrics::new();
     let router = ops::router(gateway, registry);
     let stopped = stop.clone();
-    listener.run(metrics, stop, move |stream, _| ops::serve(stream, certificate.clone(), router.clone(), stopped.clone()))
+    listener
+        .run(metrics, stop, move |stream, _| ops::serve(stream, certificate.clone(), router.clone(), stopped.clone()))
 }

@@ -6,6 +6,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// How long recording that it gave up may take a task.
+const GIVING_UP: Duration = Duration::from_secs(5);
+
 /// Spawns tasks and waits for them. Cheap to clone; clones are the same set.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
@@ -27,15 +30,14 @@ impl Tasks {
         self.abandoned.cancelled().await;
     }
 
-    /// Waits for all tasks, at most `patience`; then tells them to give up and waits for that, at most
-    /// `patience` again. Returns whether all of them ended.
+    /// Waits for all tasks, at most `patience`; then tells them to give up and waits a little for that. Returns whether all of them ended.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.tracker.close();
         if tokio::time::timeout(patience, self.tracker.wait()).await.is_ok() {
             return true;
         }
         self.abandoned.cancel();
-        tokio::time::timeout(patience, self.tracker.wait()).await.is_ok()
+        tokio::time::timeout(GIVING_UP, self.tracker.wait()).await.is_ok()
     }
 
     /// How many tasks are under way.

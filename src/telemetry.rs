@@ -1,7 +1,6 @@
 //! What the process tells about itself: log lines on stderr, numbers for Prometheus. Never a secret, and
 //! no id as a metric's label.
 
-use crate::config::{Log, LogFormat};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,18 +11,30 @@ use std::io::IsTerminal;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 
+/// Text for people or JSON for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Text.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
 /// Starts logging. Lines are written by a thread of their own: a reader that stalls costs log lines, never
 /// requests. The guard writes what is left when it is dropped.
 #[must_use]
-pub fn start_logging(log: Log) -> WorkerGuard {
+pub fn start_logging(level: tracing::Level, format: Format) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(std::io::stderr());
     let terminal = std::io::stderr().is_terminal();
-    let text = match log.format {
-        LogFormat::Auto => terminal,
-        LogFormat::Text => true,
-        LogFormat::Json => false,
+    let text = match format {
+        Format::Auto => terminal,
+        Format::Text => true,
+        Format::Json => false,
     };
-    let base = tracing_subscriber::fmt().with_writer(writer).with_max_level(LevelFilter::from_level(log.level)).with_target(false);
+    let base =
+        tracing_subscriber::fmt().with_writer(writer).with_max_level(LevelFilter::from_level(level)).with_target(false);
     if text {
         let _ = base.with_ansi(terminal).try_init();
     } else {
@@ -91,7 +102,11 @@ impl Metrics {
         registry.register("stage_seconds", "Time spent in a stage of the path", metrics.stages.clone());
         registry.register("commit_entries", "Entries in one commit of the ledger", metrics.commit_entries.clone());
         registry.register("commit_seconds", "Time of one commit of the ledger", metrics.commit_seconds.clone());
-        registry.register("refusals_suppressed", "Refusals that have no entry of their own", metrics.suppressed.clone());
+        registry.register(
+            "refusals_suppressed",
+            "Refusals that have no entry of their own",
+            metrics.suppressed.clone(),
+        );
         registry.register("connections", "Open connections on the caller port", metrics.connections.clone());
         registry.register("connections_refused", "Connections over a limit", metrics.connections_refused.clone());
         registry.register("in_flight", "Requests between admission and answer", metrics.in_flight.clone());

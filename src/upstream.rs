@@ -70,7 +70,8 @@ fn read_key(file: &Path) -> Result<HeaderValue, KeyFault> {
         return Err(KeyFault::Unfit(format!("{} {what}", file.display())));
     }
     let text = Secret::new([b"Bearer ", key].concat());
-    let mut value = HeaderValue::from_bytes(text.expose()).map_err(|_| KeyFault::Unfit(format!("{} holds no key", file.display())))?;
+    let mut value = HeaderValue::from_bytes(text.expose())
+        .map_err(|_| KeyFault::Unfit(format!("{} holds no key", file.display())))?;
     value.set_sensitive(true);
     Ok(value)
 }

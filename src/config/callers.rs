@@ -157,11 +157,16 @@ impl Caller {
         let mut hashes = std::collections::HashSet::new();
         for caller in &callers {
             if !names.insert(&caller.name) {
-                root.fault("callers", None, format!("caller `{}` is there twice; give each a name of its own", caller.name));
+                root.fault(
+                    "callers",
+                    None,
+                    format!("caller `{}` is there twice; give each a name of its own", caller.name),
+                );
             }
             for token in &caller.tokens {
                 if !hashes.insert(token.sha256) {
-                    let what = format!("token `{}` of caller `{}` is there twice; make a new one", token.id, caller.name);
+                    let what =
+                        format!("token `{}` of caller `{}` is there twice; make a new one", token.id, caller.name);
                     root.fault("callers", None, what);
                 }
             }

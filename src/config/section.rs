@@ -83,7 +83,11 @@ impl Section {
     }
 
     /// The same for a text that may be missing.
-    pub(super) fn parsed_if_there<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    pub(super) fn parsed_if_there<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let origin = self.rest.get(name).and_then(Value::origin).map(str::to_owned);
         let text = self.text(name)?;
         parse(&text).map_err(|what| self.fault(name, origin.as_deref(), what)).ok()
@@ -108,7 +112,10 @@ impl Section {
     /// A path that must be there.
     pub(super) fn required_path(&mut self, name: &'static str) -> Option<PathBuf> {
         let folder = self.reading.folder.clone();
-        self.parsed(name, |text| if text.is_empty() { Err("is empty; name a path".to_owned()) } else { Ok(folder.join(text)) })
+        self.parsed(
+            name,
+            |text| if text.is_empty() { Err("is empty; name a path".to_owned()) } else { Ok(folder.join(text)) },
+        )
     }
 
     /// A whole number within bounds.

@@ -70,10 +70,25 @@ mod tests {
 
     #[test]
     fn the_key_never_goes_out_in_clear_text_except_to_loopback() {
-        for good in ["https://api.wasend.dev", "https://api.wasend.dev/", "http://127.0.0.1:80", "http://[::1]:9", "http://localhost:1"] {
+        for good in [
+            "https://api.wasend.dev",
+            "https://api.wasend.dev/",
+            "http://127.0.0.1:80",
+            "http://[::1]:9",
+            "http://localhost:1",
+        ] {
             assert!(origin(good).is_ok(), "{good}");
         }
-        for bad in ["http://api.wasend.dev", "http://127.0.0.1.evil.example", "https://a/b", "https://u@a", "ftp://a", "a", "https://", "https://a?b"] {
+        for bad in [
+            "http://api.wasend.dev",
+            "http://127.0.0.1.evil.example",
+            "https://a/b",
+            "https://u@a",
+            "ftp://a",
+            "a",
+            "https://",
+            "https://a?b",
+        ] {
             assert!(origin(bad).is_err(), "{bad}");
         }
     }

@@ -58,7 +58,8 @@ fn route(method: &str, target: &str) -> Result<(Target, bool), Refused> {
         return Err(Refused::MethodNotAllowed);
     }
     let session = SessionId::parse(session).map_err(|fault| Refused::BadTarget(format!("the session id {fault}")))?;
-    let group = GroupId::parse(&group.replace("%40", "@")).map_err(|fault| Refused::BadTarget(format!("the group id {fault}")))?;
+    let group = GroupId::parse(&group.replace("%40", "@"))
+        .map_err(|fault| Refused::BadTarget(format!("the group id {fault}")))?;
     Ok((Target { session, group }, dry_run))
 }
 
@@ -100,7 +101,8 @@ mod tests {
     }
 
     fn delete(target: &str) -> Result<String, u16> {
-        let shown = |(target, dry_run): (Target, bool)| format!("{}{}", if dry_run { "dry " } else { "" }, target.path());
+        let shown =
+            |(target, dry_run): (Target, bool)| format!("{}{}", if dry_run { "dry " } else { "" }, target.path());
         route("DELETE", target).map(shown).map_err(|refused| crate::problem::Problem::from(&refused).status.as_u16())
     }
 
@@ -116,12 +118,33 @@ mod tests {
     #[test]
     fn what_could_mean_something_else_at_the_provider_is_refused() {
         for target in [
-            "/s1%40x/groups/1@g.us/picture", "/s1/groups/1%2f2@g.us/picture", "/s1%2Fgroups%2Fx/groups/1@g.us/picture", "/s1/groups/1%5c/picture",
-            "/s1/groups/%00/picture", "/s1/groups/%0d%0a/picture", "/s1/groups/../picture", "/s1/groups/%2e%2e/picture", "/../groups/1/picture",
-            "/./s1/groups/1/picture", "/x/../s1/groups/1/picture", "/s1/groups/1@g.us%3F/picture", "/s1/groups/%201/picture", "/s1/groups//picture",
-            "/s1/groups/1@g.us/picture?", "/s1/groups/1@g.us/picture?a=1", "/s1/groups/1@G.US/picture", "/s1/groups/1@c.us/picture",
-            "/s1/groups/1@g.us@evil/picture", "/s1/groups/1#/picture", "/s1/groups/a|b/picture", "//groups/1/picture", "http://gw/s1/groups/1/picture", "*", "gw:80",
-            "/s1/groups/1%2540g.us/picture", "/s1/groups/1%4%400g.us/picture",
+            "/s1%40x/groups/1@g.us/picture",
+            "/s1/groups/1%2f2@g.us/picture",
+            "/s1%2Fgroups%2Fx/groups/1@g.us/picture",
+            "/s1/groups/1%5c/picture",
+            "/s1/groups/%00/picture",
+            "/s1/groups/%0d%0a/picture",
+            "/s1/groups/../picture",
+            "/s1/groups/%2e%2e/picture",
+            "/../groups/1/picture",
+            "/./s1/groups/1/picture",
+            "/x/../s1/groups/1/picture",
+            "/s1/groups/1@g.us%3F/picture",
+            "/s1/groups/%201/picture",
+            "/s1/groups//picture",
+            "/s1/groups/1@g.us/picture?",
+            "/s1/groups/1@g.us/picture?a=1",
+            "/s1/groups/1@G.US/picture",
+            "/s1/groups/1@c.us/picture",
+            "/s1/groups/1@g.us@evil/picture",
+            "/s1/groups/1#/picture",
+            "/s1/groups/a|b/picture",
+            "//groups/1/picture",
+            "http://gw/s1/groups/1/picture",
+            "*",
+            "gw:80",
+            "/s1/groups/1%2540g.us/picture",
+            "/s1/groups/1%4%400g.us/picture",
         ] {
             assert_eq!(delete(target), Err(400), "{target}");
         }
@@ -129,10 +152,25 @@ mod tests {
 
     #[test]
     fn other_routes_are_not_found_and_other_methods_not_allowed() {
-        for target in ["/", "/s1", "//s1/groups/1/picture", "/s1//groups/1/picture", "/s1/groups/1/picture/", "/s1/groups/1/picture;x=1", "/s1/groups/1/PICTURE", "/S1/GROUPS/1/picture", "/dry-run/dry-run/s1/groups/1/picture"] {
+        for target in [
+            "/",
+            "/s1",
+            "//s1/groups/1/picture",
+            "/s1//groups/1/picture",
+            "/s1/groups/1/picture/",
+            "/s1/groups/1/picture;x=1",
+            "/s1/groups/1/PICTURE",
+            "/S1/GROUPS/1/picture",
+            "/dry-run/dry-run/s1/groups/1/picture",
+        ] {
             assert_eq!(delete(target), Err(404), "{target}");
         }
-        for (method, target) in [("GET", "/s1/groups/1/picture"), ("delete", "/s1/groups/1/picture"), ("CONNECT", "gw:443"), ("OPTIONS", "*")] {
+        for (method, target) in [
+            ("GET", "/s1/groups/1/picture"),
+            ("delete", "/s1/groups/1/picture"),
+            ("CONNECT", "gw:443"),
+            ("OPTIONS", "*"),
+        ] {
             assert_eq!(route(method, target).err(), Some(Refused::MethodNotAllowed), "{method}");
         }
     }
@@ -141,7 +179,9 @@ mod tests {
     fn dry_run_is_exactly_true_or_false_and_once() {
         assert_eq!(dry_run_field(&head("X-Dry-Run: true\r\n")), Ok(true));
         assert_eq!(dry_run_field(&head("x-dry-run: false\r\n")), Ok(false));
-        for fields in ["X-Dry-Run: True\r\n", "X-Dry-Run:\r\n", "X-Dry-Run: 1\r\n", "X-Dry-Run: true\r\nX-Dry-Run: true\r\n"] {
+        for fields in
+            ["X-Dry-Run: True\r\n", "X-Dry-Run:\r\n", "X-Dry-Run: 1\r\n", "X-Dry-Run: true\r\nX-Dry-Run: true\r\n"]
+        {
             assert!(dry_run_field(&head(fields)).is_err(), "{fields}");
         }
     }
@@ -149,7 +189,8 @@ mod tests {
     #[test]
     fn forwarded_addresses_count_only_from_trusted_proxies() {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
-        let ask = |fields: &str, from: &str| peer(&head(fields), from.parse().unwrap(), &trusted).map(|ip| ip.to_string());
+        let ask =
+            |fields: &str, from: &str| peer(&head(fields), from.parse().unwrap(), &trusted).map(|ip| ip.to_string());
         let forwarded = "X-Forwarded-For: 1.1.1.1, 2.2.2.2\r\nX-Forwarded-For: 10.0.0.9\r\n";
         assert_eq!(ask(forwarded, "9.9.9.9").as_deref(), Ok("9.9.9.9"));
         assert_eq!(ask(forwarded, "10.0.0.1").as_deref(), Ok("2.2.2.2"));

@@ -62,7 +62,8 @@ fn trace_id(text: &str) -> Option<String> {
     let mut parts = text.split('-');
     let (version, id) = (parts.next()?, parts.next()?);
     let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    (version.len() == 2 && hex(version) && id.len() == 32 && hex(id) && id.bytes().any(|b| b != b'0')).then(|| id.to_owned())
+    (version.len() == 2 && hex(version) && id.len() == 32 && hex(id) && id.bytes().any(|b| b != b'0'))
+        .then(|| id.to_owned())
 }
 
 #[cfg(test)]
@@ -73,7 +74,9 @@ mod tests {
     fn a_trace_id_is_taken_from_a_well_formed_traceparent_alone() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(trace_id(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(), Some(id));
-        for bad in ["", "00", "00-xyz-1-01", &format!("00-{}-1-01", "0".repeat(32)), &format!("00-{}-1-01", id.to_uppercase())] {
+        for bad in
+            ["", "00", "00-xyz-1-01", &format!("00-{}-1-01", "0".repeat(32)), &format!("00-{}-1-01", id.to_uppercase())]
+        {
             assert_eq!(trace_id(bad), None, "{bad}");
         }
     }

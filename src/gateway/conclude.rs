@@ -29,7 +29,12 @@ fn provider_status(result: &Result<Confirmed, Failed>) -> Option<u16> {
         Ok(confirmed) => Some(confirmed.status),
         Err(Failed::UpstreamRefused { status, .. } | Failed::UpstreamFailed { status }) => Some(*status),
         Err(Failed::UpstreamCredentialsRefused) => Some(401),
-        Err(Failed::UpstreamUnreachable | Failed::TooLateToSend | Failed::UpstreamNotConfirmed(_) | Failed::OutcomeUnknown(_)) => None,
+        Err(
+            Failed::UpstreamUnreachable
+            | Failed::TooLateToSend
+            | Failed::UpstreamNotConfirmed(_)
+            | Failed::OutcomeUnknown(_),
+        ) => None,
     }
 }
 

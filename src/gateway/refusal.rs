@@ -6,7 +6,7 @@
 use super::answer::{rate_fields, success, word};
 use super::limit::Admission;
 use super::trace::{Ending, Trace};
-use crate::clock::{Moment, Timestamp, moment};
+use crate::clock::{Moment, Timestamp, moment, since};
 use crate::error::Refused;
 use crate::id::CallerName;
 use crate::ledger::Ledger;
@@ -102,7 +102,8 @@ impl Refusals {
     /// Says what would have happened.
     pub(super) fn dry_run(&self, admission: Admission, trace: Trace) -> Response<Bytes> {
         let (_, intention) = admission.permit.into_intention(trace.id, trace.peer);
-        let body = serde_json::json!({"success": true, "dry_run": true, "rule": &*intention.rule, "request_id": trace.id});
+        let body =
+            serde_json::json!({"success": true, "dry_run": true, "rule": &*intention.rule, "request_id": trace.id});
         let mut response = success(body.to_string().into(), trace.id);
         rate_fields(response.headers_mut(), &trace.standings);
         let ending = Ending { decision: "dry-run", code: "ok", status: 200, sent: "no", detail: String::new() };
@@ -113,7 +114,7 @@ impl Refusals {
 
     fn record(&self, caller: Option<CallerName>, peer: IpAddr, code: &'static str, body: Body) {
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        if window.began.elapsed() >= WINDOW {
+        if since(window.began) >= WINDOW {
             self.close(&mut window);
         }
         let who = caller.clone().map_or(Who::Peer(peer), Who::Caller);
@@ -132,7 +133,8 @@ impl Refusals {
         let mut next = Window::new();
         for (caller, codes) in window.counted.drain() {
             let count = codes.values().sum();
-            let body = Body::RefusalsSuppressed { caller: caller.clone(), since: window.since, count, codes: codes.clone() };
+            let body =
+                Body::RefusalsSuppressed { caller: caller.clone(), since: window.since, count, codes: codes.clone() };
             if !self.ledger.note(body) {
                 next.counted.insert(caller, codes);
                 next.since = window.since;

@@ -1,6 +1,6 @@
 //! What is known about a request so far, for its log line, its entry and its answer. It decides nothing.
 
-use crate::clock::{Moment, moment};
+use crate::clock::{Moment, moment, since};
 use crate::id::{CallerName, RequestId, Target};
 use crate::rate::Standing;
 use crate::telemetry::{Decision, Kind, Metrics};
@@ -39,12 +39,21 @@ impl Trace {
     /// Begins with what the connection knows.
     #[must_use]
     pub fn new(peer: IpAddr) -> Self {
-        Self { id: RequestId::new(), started: moment(), peer, caller: None, target: None, standings: Vec::new(), seq: None, marks: Vec::new() }
+        Self {
+            id: RequestId::new(),
+            started: moment(),
+            peer,
+            caller: None,
+            target: None,
+            standings: Vec::new(),
+            seq: None,
+            marks: Vec::new(),
+        }
     }
 
-    /// Notes how long a stage took, from `since` until now.
-    pub fn mark(&mut self, stage: &'static str, since: Moment) {
-        self.marks.push((stage, since.elapsed()));
+    /// Notes how long a stage took, from `from` until now.
+    pub fn mark(&mut self, stage: &'static str, from: Moment) {
+        self.marks.push((stage, since(from)));
     }
 
     /// Writes the one line of this request and counts it.
@@ -69,7 +78,7 @@ impl Trace {
             intend_us = micros("intend"),
             forward_us = micros("forward"),
             conclude_us = micros("conclude"),
-            total_us = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            total_us = u64::try_from(since(self.started).as_micros()).unwrap_or(u64::MAX),
             "request"
         );
         metrics.requests.get_or_create(&Decision { decision: ending.decision, reason: ending.code }).inc();

@@ -2,6 +2,7 @@
 //! every rule; for any other it is given a stand-in, whose answer is the refusal. So refusals keep their
 //! place in the row of answers, and no byte that was not judged is ever parsed twice in two ways.
 
+use crate::clock::moment;
 use crate::head::{Head, HeadFault, Progress};
 use std::future::Future;
 use std::io;
@@ -119,7 +120,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     fn time(&mut self, timing: Timing, span: Duration) {
         if self.timing != timing {
             self.timing = timing;
-            self.timer.as_mut().reset(Instant::now() + span);
+            self.timer.as_mut().reset(Instant::from_std(moment() + span));
         }
     }
 
@@ -242,7 +243,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         this.hurry(cx, written)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
         this.hurry(cx, written)

@@ -127,7 +127,11 @@ impl Listener {
         }
         let response = Problem::from(&Refused::Overloaded).into_response(RequestId::new());
         let mut bytes = Vec::with_capacity(1024);
-        let _ = write!(bytes, "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: {}\r\n", response.body().len());
+        let _ = write!(
+            bytes,
+            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: {}\r\n",
+            response.body().len()
+        );
         for (name, value) in response.headers() {
             let _ = write!(bytes, "{name}: {}\r\n", value.to_str().unwrap_or_default());
         }

@@ -69,7 +69,12 @@ async fn metrics(State(Operations { registry, .. }): State<Operations>) -> Respo
     }
 }
 
-pub(super) async fn serve(stream: TcpStream, certificate: Option<Arc<Certificate>>, router: Router, stop: CancellationToken) {
+pub(super) async fn serve(
+    stream: TcpStream,
+    certificate: Option<Arc<Certificate>>,
+    router: Router,
+    stop: CancellationToken,
+) {
     match certificate {
         None => speak(stream, router, stop).await,
         Some(certificate) => {

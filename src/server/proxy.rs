@@ -66,7 +66,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_no_header() {
-        for bytes in [&b"DELETE /s1/groups/1/picture HTTP/1.1\r\n"[..], b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP4 1.2.3.4", b""] {
+        for bytes in
+            [&b"DELETE /s1/groups/1/picture HTTP/1.1\r\n"[..], b"PROXY TCP4 a b 1 2\r\n", b"PROXY TCP4 1.2.3.4", b""]
+        {
             assert_eq!(parse(bytes), None);
         }
     }

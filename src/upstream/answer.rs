@@ -43,17 +43,21 @@ pub(super) fn failed(error: &reqwest::Error) -> Failed {
 pub(super) async fn judge(response: Response, confirm: Confirm) -> Result<Confirmed, Failed> {
     let status = response.status().as_u16();
     let retry_after_s = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(retry_after);
-    let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let encoded =
+        response.headers().get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
     if !matches!(status, 200..=299 | 400..=599) {
         return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
     }
     let body = body(response).await?;
     let json: Option<serde_json::Value> = if encoded { None } else { serde_json::from_slice(&body).ok() };
     match status {
-        200 if json.as_ref().is_some_and(|json| json.get("success") == Some(&true.into())) => Ok(Confirmed { status, body }),
-        200..=299 if confirm == Confirm::Any2xx => {
-            Ok(Confirmed { status, body: if json.is_some() { body } else { Bytes::from_static(b"{\"success\":true}") } })
+        200 if json.as_ref().is_some_and(|json| json.get("success") == Some(&true.into())) => {
+            Ok(Confirmed { status, body })
         }
+        200..=299 if confirm == Confirm::Any2xx => Ok(Confirmed {
+            status,
+            body: if json.is_some() { body } else { Bytes::from_static(b"{\"success\":true}") },
+        }),
         200 => Err(Failed::UpstreamNotConfirmed("the provider answered 200 without `success: true`")),
         201..=299 => Err(Failed::UpstreamNotConfirmed("the provider answered with a 2xx that it does not document")),
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {

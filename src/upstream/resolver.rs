@@ -35,7 +35,14 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     let shared = a == 100 && (64..128).contains(&b);
     let benchmark = a == 198 && (b == 18 || b == 19);
     let inside = ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified();
-    !(inside || ip.is_broadcast() || ip.is_multicast() || ip.is_documentation() || shared || benchmark || a == 0 || a >= 240)
+    !(inside
+        || ip.is_broadcast()
+        || ip.is_multicast()
+        || ip.is_documentation()
+        || shared
+        || benchmark
+        || a == 0
+        || a >= 240)
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
@@ -52,7 +59,19 @@ mod tests {
         for public in ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8"] {
             assert!(is_public(public.parse().unwrap()), "{public}");
         }
-        for inside in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1", "0.0.0.0", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1", "224.0.0.1"] {
+        for inside in [
+            "10.0.0.1",
+            "127.0.0.1",
+            "169.254.169.254",
+            "192.168.1.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "224.0.0.1",
+        ] {
             assert!(!is_public(inside.parse().unwrap()), "{inside}");
         }
     }

@@ -21,7 +21,10 @@ fn unusable(folder: &Path, what: &str, error: &rusqlite::Error) -> OpenError {
 /// and copies the write-ahead log into it before anything in it is believed.
 pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < OLDEST {
-        return Err(OpenError::Unusable(format!("SQLite {} is too old; 3.51.3 or newer is needed", rusqlite::version())));
+        return Err(OpenError::Unusable(format!(
+            "SQLite {} is too old; 3.51.3 or newer is needed",
+            rusqlite::version()
+        )));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> rusqlite::Result<(Connection, String, i64, i32)> {
@@ -35,7 +38,9 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     };
     let (db, mode, synchronous, application) = open().map_err(|e| unusable(folder, "cannot be opened", &e))?;
     if mode != "wal" || synchronous != 2 {
-        return Err(OpenError::Unusable(format!("SQLite gave journal mode {mode} and synchronous {synchronous}; wal and 2 are needed")));
+        return Err(OpenError::Unusable(format!(
+            "SQLite gave journal mode {mode} and synchronous {synchronous}; wal and 2 are needed"
+        )));
     }
     if application != 0 && application != APPLICATION {
         return Err(OpenError::Damaged(format!("{} is another program's database", folder.join(FILE).display())));
@@ -56,7 +61,8 @@ pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
         return Err(OpenError::Unusable(format!("there is no ledger in {}; `serve` makes one", folder.display())));
     }
     let open = || -> rusqlite::Result<Connection> {
-        let db = Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let db =
+            Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
         db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(db)
@@ -74,7 +80,8 @@ pub(super) fn length(db: &Connection) -> Result<u64, OpenError> {
 pub(super) fn read(db: &Connection, from: u64, until: u64) -> Result<Vec<(u64, Vec<u8>)>, OpenError> {
     let bound = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let rows = || -> rusqlite::Result<Vec<(u64, Vec<u8>)>> {
-        let mut statement = db.prepare_cached("SELECT seq, bytes FROM entry WHERE seq >= ?1 AND seq < ?2 ORDER BY seq")?;
+        let mut statement =
+            db.prepare_cached("SELECT seq, bytes FROM entry WHERE seq >= ?1 AND seq < ?2 ORDER BY seq")?;
         let rows = statement.query_map([bound(from), bound(until)], |row| {
             Ok((u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0), row.get(1)?))
         })?;

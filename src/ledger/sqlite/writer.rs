@@ -7,7 +7,7 @@
 
 use super::folder::{Lock, Reserve};
 use super::{Recovered, database, folder};
-use crate::clock::{Timestamp, moment};
+use crate::clock::{Timestamp, moment, since};
 use crate::config;
 use crate::error::Sent;
 use crate::id::RequestId;
@@ -28,7 +28,6 @@ pub(super) enum Op {
     Note(Box<Body>),
     Close,
 }
-
 
 pub(super) struct Writer {
     db: Connection,
@@ -84,7 +83,13 @@ impl Writer {
             for (seq, request_id) in open {
                 if let Some(request_id) = RequestId::parse(&request_id) {
                     let (status, code) = (None, Some("outcome-unknown"));
-                    self.append(&Body::Outcome(Outcome { request_id, outcome: End::Unknown, status, code, sent: Sent::Unknown }))?;
+                    self.append(&Body::Outcome(Outcome {
+                        request_id,
+                        outcome: End::Unknown,
+                        status,
+                        code,
+                        sent: Sent::Unknown,
+                    }))?;
                 }
                 database::land(&self.db, seq)?;
             }
@@ -178,7 +183,7 @@ impl Writer {
             (self.next, self.latest) = (next, latest);
         }
         self.metrics.commit_entries.observe(batch.len() as f64);
-        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.commit_seconds.observe(since(started).as_secs_f64());
         result
     }
 

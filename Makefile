@@ -1,0 +1,45 @@
+# What one does with this repository. `make` alone lists it.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+image ?= wasend-gateway:$(version)
+
+.PHONY: help test lint fmt bench demo image deny deny-advisories
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: ## Everything that must hold before a change goes in
+	bash tests/setup.sh
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo nextest run --locked
+	cargo test --locked --doc
+	bash tests/deploy.sh
+
+lint: ## Format and lints alone
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt
+
+bench: ## Measure: the whole gateway from outside, then its parts
+	bash benches/whole.sh
+	cargo bench --locked
+
+demo: ## Show the gateway at work against the stand-in provider
+	cargo run --locked --quiet -- demo
+
+image: ## Build the container image (image=NAME:TAG)
+	docker build --build-arg version=$(version) --tag $(image) .
+
+deny: ## Check what may be linked: bans, licences, sources (deny.toml)
+	command -v cargo-deny || cargo install cargo-deny --locked
+	cargo deny --locked --all-features check bans licenses sources
+
+deny-advisories: ## Check for known vulnerabilities; fetches the advisory database
+	command -v cargo-deny || cargo install cargo-deny --locked
+	cargo deny --locked --all-features check advisories

@@ -1,0 +1,100 @@
+//! The command line: a command a file. No command deletes a picture.
+
+mod audit;
+mod check_config;
+mod demo;
+mod explain;
+mod page;
+mod sandbox;
+mod serve;
+mod token;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// How a command ends, in the words of DESIGN §7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// As asked.
+    Done = 0,
+    /// The answer is no.
+    No = 1,
+    /// The words or the configuration are wrong.
+    Usage = 64,
+    /// A store or a process is not there for us.
+    Unavailable = 69,
+    /// The ledger is broken.
+    Damaged = 74,
+    /// Restart me.
+    Restart = 75,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+#[derive(Parser)]
+#[command(name = "wasend-gateway", version = version(), about = "A guard in front of one irreversible API call: deleting WhatsApp group pictures")]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(File),
+    /// Check a configuration and print its effective values, without secrets
+    CheckConfig(File),
+    /// Make a token for a caller: printed once, with the hash for the configuration
+    Token {
+        #[command(subcommand)]
+        command: token::Command,
+    },
+    /// Say whether a caller may delete a group's picture, and by which rule
+    Explain(explain::Question),
+    /// Ask the ledger
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
+    /// Run a stand-in for the provider, in memory: nothing real happens
+    Sandbox(sandbox::Options),
+    /// Show it all: sandbox, gateway, a few deletions, and the ledger's record of them
+    Demo(demo::Options),
+}
+
+#[derive(clap::Args)]
+struct File {
+    /// The configuration
+    #[arg(long = "config", value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn version() -> String {
+    format!("{} (SQLite {})", env!("CARGO_PKG_VERSION"), crate::ledger::sqlite::version())
+}
+
+/// Reads the command line and does what it says.
+#[must_use]
+pub fn run() -> Exit {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    match line.command {
+        Command::Serve(file) => serve::run(&file.config),
+        Command::CheckConfig(file) => check_config::run(&file.config),
+        Command::Token { command } => token::run(&command),
+        Command::Explain(question) => explain::run(&question),
+        Command::Audit { command } => audit::run(&command),
+        Command::Sandbox(options) => sandbox::run(options),
+        Command::Demo(options) => demo::run(&options),
+    }
+}

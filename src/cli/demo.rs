@@ -1,0 +1,152 @@
+//! `demo`: the whole of it on this machine, with the sandbox in place of the provider. It starts this very
+//! binary as `sandbox` and as `serve`, calls it as a service would, and reads the ledger.
+
+mod call;
+mod stage;
+
+use super::{Exit, page};
+use call::{Answer, delete};
+use stage::Stage;
+
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// End after the show instead of leaving everything running
+    #[arg(long)]
+    once: bool,
+}
+
+/// One call: what it shows, as whom, on which target, and what must come of it.
+struct Act {
+    shows: &'static str,
+    token: &'static str,
+    target: &'static str,
+    times: usize,
+    status: u16,
+    code: &'static str,
+}
+
+const ACTS: [Act; 8] = [
+    Act {
+        shows: "an allowed deletion",
+        token: stage::MODERATION,
+        target: "/sess1/groups/120363000000000001@g.us/picture",
+        times: 1,
+        status: 200,
+        code: "",
+    },
+    Act {
+        shows: "another one, @ as %40",
+        token: stage::MODERATION,
+        target: "/sess1/groups/120363000000000002%40g.us/picture",
+        times: 1,
+        status: 200,
+        code: "",
+    },
+    Act {
+        shows: "a dry run",
+        token: stage::MODERATION,
+        target: "/dry-run/sess1/groups/120363000000000003@g.us/picture",
+        times: 1,
+        status: 200,
+        code: "",
+    },
+    Act {
+        shows: "a session that no rule allows",
+        token: stage::MODERATION,
+        target: "/sess2/groups/120363000000000001@g.us/picture",
+        times: 1,
+        status: 403,
+        code: "not-allowed",
+    },
+    Act {
+        shows: "a group that a rule denies",
+        token: stage::MODERATION,
+        target: "/sess1/groups/120363000000000999@g.us/picture",
+        times: 1,
+        status: 403,
+        code: "not-allowed",
+    },
+    Act {
+        shows: "a wrong token",
+        token: "obviously-wrong-token",
+        target: "/sess1/groups/120363000000000001@g.us/picture",
+        times: 1,
+        status: 401,
+        code: "unauthenticated",
+    },
+    Act {
+        shows: "the provider says 404",
+        token: stage::MODERATION,
+        target: "/sess1/groups/answer-404@g.us/picture",
+        times: 1,
+        status: 404,
+        code: "upstream-refused",
+    },
+    Act {
+        shows: "a runaway caller, 3rd call",
+        token: stage::RUNAWAY,
+        target: "/sess1/groups/120363000000000004@g.us/picture",
+        times: 3,
+        status: 429,
+        code: "rate-limited",
+    },
+];
+
+fn perform(stage: &Stage, act: &Act) -> (Vec<String>, bool) {
+    let mut answer = Answer::default();
+    for _ in 0..act.times {
+        answer = delete(stage.gateway(), act.target, act.token).unwrap_or_default();
+    }
+    let code = answer.code();
+    let expected = answer.status == act.status && code == act.code;
+    let told = if code.is_empty() { answer.body.clone() } else { code };
+    (
+        vec![
+            act.shows.to_owned(),
+            answer.status.to_string(),
+            told,
+            answer.detail(),
+            if expected { "as expected" } else { "NOT EXPECTED" }.to_owned(),
+        ],
+        expected,
+    )
+}
+
+pub(super) fn run(options: &Options) -> Exit {
+    let mut stage = match Stage::set() {
+        Ok(stage) => stage,
+        Err(what) => {
+            page::complain(format_args!("the demo could not be set up: {what}"));
+            return Exit::Unavailable;
+        }
+    };
+    page::line("A sandbox stands in for the provider: nothing real is deleted.\n");
+    let mut all_expected = true;
+    let rows: Vec<_> = ACTS
+        .iter()
+        .map(|act| perform(&stage, act))
+        .map(|(row, expected)| {
+            all_expected &= expected;
+            row
+        })
+        .collect();
+    page::line(page::table(&["call", "status", "code or body", "detail", ""], rows));
+    page::line("\nWhat the ledger says of all of them (`audit search`), newest first:\n");
+    let rows = stage.recorded();
+    let recorded = rows.len();
+    page::line(page::table(&super::audit::COLUMNS, rows.into_iter().map(super::audit::cells)));
+    // Ten calls (the runaway's three among them), each with its row.
+    all_expected &= recorded == ACTS.iter().map(|act| act.times).sum::<usize>();
+    if options.once {
+        let stopped = stage.strike();
+        page::line(if all_expected && stopped {
+            "\nAll went as expected."
+        } else {
+            "\nNot everything went as expected."
+        });
+        return if all_expected && stopped { Exit::Done } else { Exit::No };
+    }
+    page::line(stage.next_steps());
+    stage.wait();
+    if all_expected { Exit::Done } else { Exit::No }
+}

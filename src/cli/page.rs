@@ -1,0 +1,51 @@
+//! What commands write: lines on stdout, complaints on stderr, tables that fit a terminal. A reader that has
+//! gone away is no error.
+
+use super::Exit;
+use crate::config::Fault;
+use crate::ledger::OpenError;
+use comfy_table::{ContentArrangement, Table, presets};
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+
+/// Writes a line to stdout. `false`: nobody reads any more.
+pub(super) fn line(text: impl Display) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Writes a line to stderr.
+pub(super) fn complain(text: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+/// A table for people.
+pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(head.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    table
+}
+
+/// Reports all faults of a configuration.
+pub(super) fn faults(file: &Path, faults: &[Fault]) -> Exit {
+    let count = faults.len();
+    complain(format_args!("{}: {count} {}", file.display(), if count == 1 { "fault" } else { "faults" }));
+    for fault in faults {
+        complain(format_args!("  {fault}"));
+    }
+    Exit::Usage
+}
+
+/// Reports why a ledger cannot be used.
+pub(super) fn ledger(error: &OpenError) -> Exit {
+    complain(error);
+    match error {
+        OpenError::Held(_) | OpenError::Unusable(_) => Exit::Unavailable,
+        OpenError::Damaged(_) => Exit::Damaged,
+    }
+}

@@ -1,0 +1,201 @@
+//! `serve`: builds everything, in the order in which it can fail, and runs it until it is told to stop.
+
+use super::{Exit, page};
+use crate::config::{self, Config};
+use crate::gateway::Gateway;
+use crate::ledger::Ledger;
+use crate::ledger::sqlite::Sqlite;
+use crate::server::{Certificate, Listener, serve_callers, serve_ops};
+use crate::telemetry::{Metrics, start_logging};
+use crate::upstream::Upstream;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+const FLUSH: Duration = Duration::from_secs(60);
+
+pub(super) fn run(file: &Path) -> Exit {
+    let loaded = match config::load(file) {
+        Ok(loaded) => loaded,
+        Err(faults) => return page::faults(file, &faults),
+    };
+    let _log = start_logging(loaded.config.log.level, loaded.config.log.format);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            page::complain(format_args!("the runtime cannot be started: {error}"));
+            return Exit::Unavailable;
+        }
+    };
+    runtime.block_on(serve(file, loaded.config)).unwrap_or_else(|exit| exit)
+}
+
+/// What a reload reaches.
+struct Running {
+    file: PathBuf,
+    config: Config,
+    gateway: Arc<Gateway>,
+    certificates: Vec<Arc<Certificate>>,
+}
+
+fn certificate(key: &str, tls: Option<&config::Tls>) -> Result<Option<Arc<Certificate>>, Exit> {
+    let Some(tls) = tls else { return Ok(None) };
+    Certificate::new(tls).map(|certificate| Some(Arc::new(certificate))).map_err(|what| {
+        page::complain(format_args!("{key}: {what}"));
+        Exit::Usage
+    })
+}
+
+async fn bind(
+    key: &str,
+    address: SocketAddr,
+    limits: (usize, usize),
+    tls: bool,
+) -> Result<(Listener, SocketAddr), Exit> {
+    let bound = async {
+        let listener = Listener::bind(address, limits.0, limits.1, tls).await?;
+        let address = listener.address()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error: std::io::Error| {
+        page::complain(format_args!("{key}: {address} cannot be listened on: {error}"));
+        Exit::Unavailable
+    })
+}
+
+async fn serve(file: &Path, config: Config) -> Result<Exit, Exit> {
+    let upstream = Upstream::new(&config.upstream).map_err(|what| {
+        page::complain(what);
+        Exit::Usage
+    })?;
+    let callers_tls = certificate("listen.tls", config.listen.tls.as_ref())?;
+    let ops_tls = certificate("ops.tls", config.ops.tls.as_ref())?;
+    let limits = (
+        config.listen.max_connections,
+        if config.listen.proxy_protocol { usize::MAX } else { config.listen.max_connections_per_peer },
+    );
+    let (callers, listen) = bind("listen.address", config.listen.address, limits, callers_tls.is_some()).await?;
+    let (operators, ops) = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some()).await?;
+    let (metrics, registry) = Metrics::new();
+    let (ledger, recovered) = Sqlite::open(&config.ledger, metrics.clone()).map_err(|error| page::ledger(&error))?;
+    if recovered.unknown > 0 {
+        tracing::warn!(
+            intents = recovered.unknown,
+            "intents of an earlier process had no outcome: they are unknown now"
+        );
+    }
+    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    let gateway = Arc::new(Gateway::new(&config, Arc::clone(&ledger), upstream, metrics));
+    let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
+    let mut signals = Signals::new()?;
+    let accepting =
+        tokio::spawn(serve_callers(&config.listen, callers, callers_tls.clone(), Arc::clone(&gateway), stop.clone()));
+    tokio::spawn(serve_ops(operators, ops_tls.clone(), Arc::clone(&gateway), registry, stop_ops.clone()));
+    page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
+    tracing::info!(%listen, %ops, "ready");
+
+    let certificates = [callers_tls, ops_tls].into_iter().flatten().collect();
+    let mut running = Running { file: file.to_owned(), config, gateway, certificates };
+    let exit = running.until_told(&mut signals, ledger.as_ref()).await;
+    let gateway = &running.gateway;
+    gateway.start_draining();
+    stop.cancel();
+    let patience = running.config.listen.drain_timeout;
+    tracing::info!(under_way = gateway.tasks.len(), "stopping: no new requests; what is under way is finished");
+    tokio::select! {
+        drained = gateway.tasks.drain(patience) => if !drained {
+            tracing::error!(left = gateway.tasks.len(), "requests are still under way: the next start records them as unknown");
+        },
+        () = signals.terminated() => {
+            tracing::error!(left = gateway.tasks.len(), "told twice: ending at once; the next start records what is under way as unknown");
+            return Ok(Exit::Restart);
+        }
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(2), accepting).await;
+    gateway.flush_refusals();
+    ledger.close().await;
+    stop_ops.cancel();
+    tracing::info!("stopped");
+    Ok(exit)
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Exit> {
+        let on = |kind| signal(kind).map_err(|_| Exit::Unavailable);
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+            hangup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn terminated(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Running {
+    /// Serves until a signal or the ledger ends it.
+    async fn until_told(&mut self, signals: &mut Signals, ledger: &dyn Ledger) -> Exit {
+        let mut flush = tokio::time::interval(FLUSH);
+        let mut broken = ledger.broken();
+        loop {
+            tokio::select! {
+                () = &mut broken => return Exit::Restart,
+                _ = flush.tick() => self.gateway.flush_refusals(),
+                _ = signals.hangup.recv() => self.reload(),
+                _ = signals.terminate.recv() => return Exit::Done,
+                _ = signals.interrupt.recv() => return Exit::Done,
+            }
+        }
+    }
+
+    /// Reads callers, rates, key and certificates again. A bad file changes nothing.
+    fn reload(&mut self) {
+        if let Err(error) = self.gateway.upstream.reload_key() {
+            tracing::error!(%error, "the provider's key was not reloaded");
+        }
+        for certificate in &self.certificates {
+            if let Err(error) = certificate.reload() {
+                tracing::error!(error, "a certificate was not reloaded; the old one stays");
+            }
+        }
+        match config::load(&self.file) {
+            Err(faults) => {
+                for fault in faults {
+                    tracing::error!(%fault, "the configuration was not reloaded; the old one stays");
+                }
+            }
+            Ok(loaded) => {
+                loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+                let unchanged = Config {
+                    callers: self.config.callers.clone(),
+                    rates: self.config.rates.clone(),
+                    ..loaded.config.clone()
+                };
+                if unchanged != self.config {
+                    tracing::warn!("keys outside of callers and limits.rates have changed; they need a restart");
+                }
+                self.gateway.reload(&loaded.config);
+                self.config.callers = loaded.config.callers;
+                self.config.rates = loaded.config.rates;
+                tracing::info!("callers, rates and key were reloaded");
+            }
+        }
+    }
+}

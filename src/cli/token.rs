@@ -1,0 +1,29 @@
+//! `token new`: a token for a caller.
+
+use super::{Exit, page};
+use crate::identity;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Print a new token once, and its SHA-256 for the configuration
+    New,
+}
+
+pub(super) fn run(command: &Command) -> Exit {
+    match command {
+        Command::New => match identity::new_token() {
+            Ok((token, hash)) => {
+                page::line(format_args!("token   {token}"));
+                page::line(format_args!("sha256  {hash}"));
+                page::complain(
+                    "Give the token to the caller; it is shown this once. Put the hash into callers.tokens.",
+                );
+                Exit::Done
+            }
+            Err(error) => {
+                page::complain(format_args!("the system gives no randomness: {error}"));
+                Exit::Unavailable
+            }
+        },
+    }
+}

@@ -1,0 +1,169 @@
+//! Holds the shape of the house: what may import what, what stands in one place alone, and how large things get.
+//!
+//! Each rule is a test. When one fails, it names file and line and says how to mend it; a rule that has become wrong is
+//! changed here, together with ARCHITECTURE.md. The rules read text: clippy.toml holds some of them by resolved name.
+#![cfg(test)]
+
+#[path = "architecture/planted.rs"]
+mod planted;
+#[path = "architecture/rules.rs"]
+mod rules;
+#[path = "architecture/source.rs"]
+mod source;
+
+use rules::Finding;
+use source::Source;
+use std::fs;
+use std::path::Path;
+
+const LONGEST_FILE: usize = 400;
+const LONGEST_FUNCTION: usize = 70;
+const LONGEST_ARCHITECTURE: usize = 200;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What ships.
+fn shipped() -> Vec<Source> {
+    let sources = source::read_all(root(), "src").expect("src can be read");
+    assert!(sources.iter().any(|source| source.path == "src/lib.rs"), "src/lib.rs was not found: nothing was checked");
+    sources
+}
+
+/// All Rust code of ours.
+fn everything() -> Vec<Source> {
+    let mut sources = shipped();
+    for folder in ["tests", "benches", "fuzz"] {
+        sources.extend(source::read_all(root(), folder).expect("the folder can be read"));
+    }
+    sources
+}
+
+/// Fails with every finding and the mend.
+fn hold(findings: &[Finding], mend: &str) {
+    let list: String = findings.iter().map(|finding| format!("\n  {finding}")).collect();
+    assert!(findings.is_empty(), "{list}\n  Mend: {mend}\n");
+}
+
+#[test]
+fn imports_run_downward_only() {
+    hold(
+        &rules::upward_imports(&shipped()),
+        "move what both need down a layer, or pass it in as a value from cli/serve.rs; a new module gets its layer in \
+         tests/architecture/rules.rs",
+    );
+}
+
+#[test]
+fn reqwest_is_known_to_upstream_alone() {
+    hold(
+        &rules::outside(&shipped(), &["reqwest"], &["upstream"]),
+        "let src/upstream.rs do it: one client, without redirects, retries, proxies and decompression, holds the key",
+    );
+}
+
+#[test]
+fn sql_stands_in_the_sqlite_store_alone() {
+    let (sources, home) = (shipped(), ["ledger/sqlite"]);
+    let mut findings = rules::outside(&sources, &["rusqlite"], &home);
+    findings.extend(rules::sql_outside(&sources, &home));
+    hold(&findings, "give the store a verb of the gateway's (intend, conclude, search …) and put the SQL behind it");
+}
+
+#[test]
+fn the_environment_is_read_by_config_and_main_alone() {
+    hold(
+        &rules::outside(&shipped(), &["std::env", "env::"], &["config", "main"]),
+        "make it a key of the configuration: check-config then sees it, and faults are reported together",
+    );
+}
+
+#[test]
+fn time_is_read_by_clock_alone() {
+    let readings = ["Instant::now", "SystemTime::now", "Moment::now", ".elapsed()", "jiff"];
+    hold(
+        &rules::outside(&shipped(), &readings, &["clock"]),
+        "call clock::moment() for deadlines and clock::Timestamp::now() for entries; a new need is a function in src/clock.rs",
+    );
+}
+
+#[test]
+fn the_call_that_forwards_stands_once_in_the_forward_stage() {
+    let (sources, forward) = (shipped(), "src/gateway/forward.rs");
+    let mut findings = rules::exactly_once(&sources, ".delete(", &["upstream"], forward);
+    findings.extend(rules::exactly_once(&sources, "upstream.delete(", &["upstream"], forward));
+    hold(
+        &findings,
+        "forwarding takes an Intent and happens in src/gateway/forward.rs, once: hand the intent to that stage",
+    );
+}
+
+#[test]
+fn the_process_ends_through_main_or_serve_alone() {
+    hold(
+        &rules::outside(&shipped(), &["process::exit", "process::abort"], &["main", "cli/serve"]),
+        "return an exit code: intents that are under way must get their outcome first",
+    );
+}
+
+#[test]
+fn files_stay_short_enough_to_be_read() {
+    hold(&rules::long_files(&everything(), LONGEST_FILE), "split the file where its second subject begins");
+}
+
+#[test]
+fn functions_stay_short_enough_to_be_read() {
+    hold(&rules::long_functions(&everything(), LONGEST_FUNCTION), "name a part of the function after what it does");
+}
+
+#[test]
+fn names_say_what_is_inside() {
+    hold(
+        &rules::empty_names(&everything()),
+        "name it after the one thing that it is about, or move each part to where it is used",
+    );
+}
+
+#[test]
+fn nothing_unfinished_is_left() {
+    hold(&rules::left_over(&everything()), "finish it or take it out; what comes later is absent until then");
+}
+
+#[test]
+fn every_file_begins_with_its_purpose_and_ends_with_a_newline() {
+    hold(
+        &rules::unframed(&everything()),
+        "begin with `//! ` and one sentence about what the file is for; end with a newline",
+    );
+}
+
+#[test]
+fn readme_and_architecture_are_there_and_short() {
+    let mut findings = Vec::new();
+    for name in ["README.md", "ARCHITECTURE.md"] {
+        let lines = fs::read_to_string(root().join(name)).unwrap_or_default().lines().count();
+        if lines == 0 {
+            findings.push(Finding::new(name, 1, "is missing or empty"));
+        }
+        if name == "ARCHITECTURE.md" && lines > LONGEST_ARCHITECTURE {
+            findings.push(Finding::new(name, lines, format!("{lines} lines, at most {LONGEST_ARCHITECTURE}")));
+        }
+    }
+    hold(&findings, "ARCHITECTURE.md is read in one sitting: what is longer goes to docs/");
+}
+
+#[test]
+fn the_code_map_knows_every_file_and_no_other() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap_or_default();
+    let sources = shipped();
+    let findings = match rules::code_map(&text) {
+        None => vec![Finding::new("ARCHITECTURE.md", 1, "there is no section `## Code map`")],
+        Some((start, map)) => {
+            let mut findings = rules::unmapped(&sources, &map);
+            findings.extend(rules::gone(&everything(), &map, start));
+            findings
+        }
+    };
+    hold(&findings, "keep the section `## Code map` true: a line a file (`id.rs`) or a folder (`gateway/`)");
+}
