@@ -3,6 +3,8 @@
 //! All faults are reported together, each with its key, where the value came from, and what to do.
 //! The only place that reads the environment.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "every kind of value that is not named is shown as it is")]
+
 mod callers;
 mod ledger;
 mod listen;

@@ -146,6 +146,7 @@ pub struct RequestId(Uuid);
 impl RequestId {
     /// A new id that sorts by the time it was made.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }

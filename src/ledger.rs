@@ -123,7 +123,7 @@ pub trait Reader {
     ///
     /// # Errors
     /// In words, when the store cannot be read.
-    fn len(&self) -> Result<u64, OpenError>;
+    fn length(&self) -> Result<u64, OpenError>;
 
     /// Up to 10,000 entries with sequence numbers in `from..until`, ascending.
     ///

@@ -154,7 +154,6 @@ impl Rates {
 
     /// Asks the caller's windows, then those of all callers together. Returns how each asked window
     /// stands, the refusing one last.
-    #[must_use]
     pub fn admit(&self, caller: &CallerName, mode: Mode) -> (Vec<Standing>, Result<(), Refused>) {
         let own = self.callers.get(caller).map(Vec::as_slice).unwrap_or_default();
         let mut standings = Vec::with_capacity(own.len() + self.all.len());

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
 
 /// No more deleted pictures are remembered.
 const GROUPS_AT_MOST: usize = 100_000;
@@ -96,6 +97,7 @@ impl Sandbox {
 
     /// Serves until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let connections = TaskTracker::new();
         let accept = async {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
@@ -103,7 +105,7 @@ impl Sandbox {
                     drop(stream);
                     continue;
                 }
-                tokio::task::spawn(Arc::clone(&self).connection(stream));
+                connections.spawn(Arc::clone(&self).connection(stream));
             }
         };
         tokio::select! {

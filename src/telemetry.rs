@@ -24,7 +24,6 @@ pub enum Format {
 
 /// Starts logging. Lines are written by a thread of their own: a reader that stalls costs log lines, never
 /// requests. The guard writes what is left when it is dropped.
-#[must_use]
 pub fn start_logging(level: tracing::Level, format: Format) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(std::io::stderr());
     let terminal = std::io::stderr().is_terminal();

@@ -29,6 +29,7 @@ const KEY_AT_MOST: usize = 4096;
 
 /// The way to the provider.
 pub struct Upstream {
+    #[expect(clippy::disallowed_types, reason = "this is the one place")]
     client: reqwest::Client,
     url: String,
     key: ArcSwapOption<HeaderValue>,
@@ -41,6 +42,15 @@ pub struct Upstream {
 
 /// A request whose URL was checked, ready to go. Made before the intent, so that a fault of ours refuses.
 pub struct Prepared(reqwest::Request);
+
+/// Why a request cannot be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unprepared {
+    /// There is no key to send with.
+    NoKey,
+    /// The URL would not be, byte for byte, the one that was meant.
+    OtherUrl,
+}
 
 /// Why a key cannot be used.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,6 +116,7 @@ impl Upstream {
             .with_root_certificates(roots(config.ca_file.as_deref())?)
             .with_no_client_auth();
         let loopback = config.url.starts_with("http://");
+        #[expect(clippy::disallowed_types, reason = "this is the one place")]
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .https_only(!loopback)
@@ -175,17 +186,17 @@ impl Upstream {
     /// Builds the request and checks that its URL is, byte for byte, the one that was meant.
     ///
     /// # Errors
-    /// `None` inside `Ok` when there is no key; `Err` when the URL would be another one.
-    pub fn prepare(&self, target: &Target) -> Result<Option<Prepared>, ()> {
+    /// See [`Unprepared`].
+    pub fn prepare(&self, target: &Target) -> Result<Prepared, Unprepared> {
         let meant = format!("{}{}", self.url, target.path());
-        let request = self.client.delete(&meant).build().map_err(|_| ())?;
+        let request = self.client.delete(&meant).build().map_err(|_| Unprepared::OtherUrl)?;
         if request.url().as_str() != meant {
-            return Err(());
+            return Err(Unprepared::OtherUrl);
         }
-        let Some(key) = self.key.load_full() else { return Ok(None) };
+        let Some(key) = self.key.load_full() else { return Err(Unprepared::NoKey) };
         let mut request = request;
         request.headers_mut().insert(AUTHORIZATION, (*key).clone());
-        Ok(Some(Prepared(request)))
+        Ok(Prepared(request))
     }
 
     /// Sends the one DELETE and hears what came of it, at the latest at `deadline`.

@@ -206,7 +206,7 @@ fn copy_out(ledger: &SqliteReader, mut from: u64) -> Result<u64, OpenError> {
 }
 
 fn tail(ledger: &SqliteReader, lines: u64, follow: bool) -> Result<Exit, OpenError> {
-    let mut next = copy_out(ledger, ledger.len()?.saturating_sub(lines))?;
+    let mut next = copy_out(ledger, ledger.length()?.saturating_sub(lines))?;
     while follow && next < u64::MAX {
         std::thread::sleep(Duration::from_millis(200));
         next = copy_out(ledger, next)?;

@@ -99,7 +99,7 @@ fn perform(stage: &Stage, act: &Act) -> (Vec<String>, bool) {
     }
     let code = answer.code();
     let expected = answer.status == act.status && code == act.code;
-    let told = if code.is_empty() { answer.body.clone() } else { code };
+    let told = if code.is_empty() { answer.summary() } else { code };
     (
         vec![
             act.shows.to_owned(),

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 const FLUSH: Duration = Duration::from_secs(60);
 
@@ -94,9 +95,10 @@ async fn serve(file: &Path, config: Config) -> Result<Exit, Exit> {
     let gateway = Arc::new(Gateway::new(&config, Arc::clone(&ledger), upstream, metrics));
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = Signals::new()?;
+    let ports = TaskTracker::new();
     let accepting =
-        tokio::spawn(serve_callers(&config.listen, callers, callers_tls.clone(), Arc::clone(&gateway), stop.clone()));
-    tokio::spawn(serve_ops(operators, ops_tls.clone(), Arc::clone(&gateway), registry, stop_ops.clone()));
+        ports.spawn(serve_callers(&config.listen, callers, callers_tls.clone(), Arc::clone(&gateway), stop.clone()));
+    ports.spawn(serve_ops(operators, ops_tls.clone(), Arc::clone(&gateway), registry, stop_ops.clone()));
     page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
     tracing::info!(%listen, %ops, "ready");
 

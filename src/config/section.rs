@@ -1,5 +1,10 @@
 //! Reads one table of the merged configuration and collects every fault instead of stopping at the first.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every kind of value that is not the expected one is the same fault"
+)]
+
 use config::{Map, Value, ValueKind};
 use std::cell::RefCell;
 use std::fmt;

@@ -5,7 +5,7 @@ use super::trace::Trace;
 use crate::clock::{Moment, moment};
 use crate::error::Refused;
 use crate::ledger::{Intended, Ledger, Recorded};
-use crate::upstream::{Prepared, Upstream};
+use crate::upstream::{Prepared, Unprepared, Upstream};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// A deletion whose intent is durable: the only thing that can be forwarded, once.
@@ -30,7 +30,10 @@ pub async fn intend(
     let started = moment();
     let Admission { permit, slot } = admission;
     let (target, intention) = permit.into_intention(trace.id, trace.peer);
-    let prepared = upstream.prepare(&target).map_err(|()| Refused::Internal)?.ok_or(Refused::KeyUnavailable)?;
+    let prepared = upstream.prepare(&target).map_err(|unprepared| match unprepared {
+        Unprepared::NoKey => Refused::KeyUnavailable,
+        Unprepared::OtherUrl => Refused::Internal,
+    })?;
     match ledger.intend(intention).await {
         Intended::Recorded(recorded) => {
             trace.seq = Some(recorded.seq());

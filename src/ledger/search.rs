@@ -95,7 +95,7 @@ impl Query {
     pub fn run(&self, ledger: &dyn Reader) -> Result<Vec<Row>, OpenError> {
         let mut rows = Vec::new();
         let mut outcomes = HashMap::new();
-        let mut end = ledger.len()?;
+        let mut end = ledger.length()?;
         while end > 0 && rows.len() < self.limit {
             let start = end.saturating_sub(READ_AT_MOST);
             for (seq, bytes) in ledger.read(start, end)?.into_iter().rev() {
@@ -128,7 +128,7 @@ pub fn decode(seq: u64, bytes: &[u8]) -> Result<Value, OpenError> {
 /// As [`Query::run`].
 pub fn entries_of(ledger: &dyn Reader, request_id: &str) -> Result<Vec<Value>, OpenError> {
     let mut found = Vec::new();
-    let length = ledger.len()?;
+    let length = ledger.length()?;
     let mut from = 0;
     while from < length {
         for (seq, bytes) in ledger.read(from, length)? {

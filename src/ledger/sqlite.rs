@@ -122,7 +122,7 @@ impl SqliteReader {
 }
 
 impl Reader for SqliteReader {
-    fn len(&self) -> Result<u64, OpenError> {
+    fn length(&self) -> Result<u64, OpenError> {
         database::length(&self.0)
     }
 

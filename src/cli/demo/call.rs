@@ -21,6 +21,13 @@ impl Answer {
         self.member("code")
     }
 
+    /// What a success says: the members that a caller looks at.
+    pub(super) fn summary(&self) -> String {
+        let json: serde_json::Value = serde_json::from_str(&self.body).unwrap_or_default();
+        let said = |name: &&str| json.get(*name).map(|value| format!("{name}: {value}"));
+        ["success", "dry_run"].iter().filter_map(said).collect::<Vec<_>>().join(", ")
+    }
+
     pub(super) fn detail(&self) -> String {
         self.member("detail")
     }

@@ -70,11 +70,15 @@ impl Writer {
         let mut clean = true;
         if let Some(bytes) = database::last(&self.db).map_err(failed)? {
             let last: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| damaged("is not JSON"))?;
-            if last["seq"].as_u64() != self.next.checked_sub(1) {
+            if last.get("seq").and_then(serde_json::Value::as_u64) != self.next.checked_sub(1) {
                 return Err(damaged("has another sequence number than its row"));
             }
-            self.latest = last["time"].as_str().and_then(Timestamp::parse).ok_or_else(|| damaged("has no time"))?;
-            clean = last["kind"] == "stop";
+            self.latest = last
+                .get("time")
+                .and_then(|time| time.as_str())
+                .and_then(Timestamp::parse)
+                .ok_or_else(|| damaged("has no time"))?;
+            clean = last.get("kind").is_some_and(|kind| kind == "stop");
         }
         let open = database::in_flight(&self.db).map_err(failed)?;
         let unknown = open.len() as u64;

@@ -1,0 +1,23 @@
+//! Drives the real binary from outside: raw sockets in front of it, a scripted provider behind it, and its
+//! ledger read by its own commands. Nothing here knows the code.
+#![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "tests wait with a deadline")]
+
+#[path = "gateway/answers.rs"]
+mod answers;
+#[path = "gateway/clients.rs"]
+mod clients;
+#[path = "gateway/configuration.rs"]
+mod configuration;
+#[path = "gateway/provider.rs"]
+mod provider;
+#[path = "gateway/record.rs"]
+mod record;
+#[path = "gateway/requests.rs"]
+mod requests;
+#[path = "gateway/running.rs"]
+mod running;
+#[path = "gateway/shutdown.rs"]
+mod shutdown;
+#[path = "gateway/wire.rs"]
+mod wire;

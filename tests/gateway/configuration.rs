@@ -1,0 +1,132 @@
+//! A broken configuration never starts, and says everything that is wrong with it.
+
+use crate::provider::Provider;
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration};
+use crate::wire::delete;
+use std::process::Command;
+
+fn check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(folder.path().join("key"), "canary-provider-key-000").unwrap();
+    let output = Command::new(BINARY)
+        .args(["check-config", "--config"])
+        .arg(&file)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[test]
+fn all_faults_are_reported_together_with_key_source_and_mend() {
+    let text = "[listen]\naddress = \"nowhere\"\nport = 1\n[upstream]\nurl = \"http://api.wasend.dev\"\n[[callers]]\nname = \"a b\"\ntokens = [{ id = \"t\", sha256 = \"abc\" }]\nrates = [{ max = 0, per_s = 1 }]\n[[callers.allow]]\nsessions = []\ngroups = [\"a/b\"]\n";
+    let (status, said) = check(text, &[("WASEND_GATEWAY__OPS__ADDRESS", "x"), ("WASEND_GATEWAY__OPS__COLOUR", "red")]);
+    assert_eq!(status, Some(64), "{said}");
+    for part in [
+        "listen.address",
+        "listen.port",
+        "is not a known key",
+        "upstream.url",
+        "upstream.api_key_file",
+        "is missing",
+        "ledger.path",
+        "callers[0].name",
+        "callers[0].tokens[0].sha256",
+        "token new",
+        "callers[0].rates[0].max",
+        "callers[0].allow[0].sessions",
+        "callers[0].allow[0].groups[0]",
+        "ops.address (the environment)",
+        "ops.colour (the environment)",
+        "gateway.toml",
+    ] {
+        assert!(said.contains(part), "{part} is not in\n{said}");
+    }
+}
+
+#[test]
+fn what_is_not_toml_or_not_there_is_said() {
+    assert_eq!(check("[listen\n", &[]).0, Some(64));
+    let output = Command::new(BINARY).args(["check-config", "--config", "/nonexistent/gateway.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(Command::new(BINARY).arg("undelete").output().unwrap().status.code(), Some(64));
+}
+
+#[test]
+fn effective_values_are_shown_with_their_source_and_without_hashes() {
+    let text = configuration("http://127.0.0.1:9", &[], &caller("moderation", TOKEN, ""));
+    let (status, said) = check(&text, &[("WASEND_GATEWAY__LISTEN__MAX_REQUESTS", "7")]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("the environment") && said.contains("default") && said.contains("***"), "{said}");
+    assert!(!said.contains(&crate::running::sha256(TOKEN)));
+    assert!(said.contains("warning: limits.rates is empty"), "{said}");
+}
+
+#[test]
+fn a_broken_configuration_or_key_never_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    for (text, key) in [("surprise = 1\n", "k"), ("", ""), ("", "a\nb")] {
+        std::fs::write(
+            &file,
+            configuration("http://127.0.0.1:9", &[], &caller("moderation", TOKEN, "")).replacen(
+                "[listen]",
+                &format!("{text}[listen]"),
+                1,
+            ),
+        )
+        .unwrap();
+        std::fs::write(folder.path().join("key"), key).unwrap();
+        let output = command(&["serve"], &file);
+        assert_eq!(
+            (output.status.code(), output.stdout.len()),
+            (Some(64), 0),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+}
+
+#[test]
+fn a_new_token_fits_its_hash_and_explain_agrees_with_the_gateway() {
+    let output = String::from_utf8(Command::new(BINARY).args(["token", "new"]).output().unwrap().stdout).unwrap();
+    let word = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+    let (token, hash) = (word("token"), word("sha256"));
+    assert_eq!(crate::running::sha256(&token), hash);
+    let provider = Provider::start();
+    let gateway = Gateway::with(&configuration(&provider.url(), &[], &caller("moderation", &token, "")));
+    assert_eq!(delete(gateway.listen, TARGET, &token).status, 200);
+    let explain = |session: &str| {
+        let output = command(
+            &["explain", "--caller", "moderation", "--session", session, "--group", "1@g.us"],
+            &gateway.config(),
+        );
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(explain("sess1"), (Some(0), "allowed: rule moderation.allow[0] allows it\n".to_owned()));
+    assert_eq!(explain("sess2").0, Some(1));
+    assert_eq!(delete(gateway.listen, "/sess2/groups/1@g.us/picture", &token).status, 403);
+}
+
+#[test]
+fn the_brake_reads_its_own_section_alone() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    std::fs::write(gateway.config(), text.replace("[ops]", "[ops]\nsurprise = 1")).unwrap();
+    let output = command(&["audit", "export"], &gateway.config());
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("warning: ops.surprise"));
+}
+
+#[test]
+fn the_example_runs_as_it_is_and_the_demo_goes_as_expected() {
+    let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/example.toml");
+    let output = command(&["check-config"], &example);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let demo = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
+    let said = String::from_utf8(demo.stdout).unwrap();
+    assert!(demo.status.success() && said.contains("All went as expected"), "{said}");
+}

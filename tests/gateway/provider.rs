@@ -1,0 +1,113 @@
+//! A provider that keeps every byte it read and plays what it is told.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How to answer one request.
+#[derive(Clone)]
+pub enum Reply {
+    /// These bytes.
+    Raw(Vec<u8>),
+    /// These bytes, then close.
+    RawThenClose(Vec<u8>),
+    /// A JSON answer with its own framing.
+    Json(u16, &'static str),
+    /// Close at once.
+    HangUp,
+    /// Nothing, until the other side gives up.
+    Silent,
+    /// A success after this long.
+    Late(Duration),
+}
+
+#[derive(Default)]
+struct Memory {
+    heads: Mutex<Vec<String>>,
+    script: Mutex<VecDeque<Reply>>,
+    bytes: AtomicUsize,
+}
+
+pub struct Provider {
+    address: SocketAddr,
+    memory: Arc<Memory>,
+}
+
+fn json(status: u16, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nset-cookie: a=b\r\nserver: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+fn connection(memory: &Memory, mut stream: TcpStream) {
+    let mut arrived = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        while let Some(end) = arrived.windows(4).position(|w| w == b"\r\n\r\n") {
+            let head: Vec<u8> = arrived.drain(..end + 4).collect();
+            memory.heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+            let reply = memory.script.lock().unwrap().pop_front();
+            let sent = match reply.unwrap_or(Reply::Json(200, "{\"success\": true}")) {
+                Reply::Raw(bytes) => stream.write_all(&bytes),
+                Reply::Json(status, body) => stream.write_all(&json(status, body)),
+                Reply::RawThenClose(bytes) => {
+                    let _ = stream.write_all(&bytes);
+                    return;
+                }
+                Reply::HangUp => return,
+                Reply::Silent => {
+                    let _ = stream.read(&mut buffer);
+                    return;
+                }
+                Reply::Late(span) => {
+                    std::thread::sleep(span);
+                    stream.write_all(&json(200, "{\"success\": true}"))
+                }
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+        match stream.read(&mut buffer) {
+            Ok(0) | Err(_) => return,
+            Ok(count) => {
+                memory.bytes.fetch_add(count, Ordering::SeqCst);
+                arrived.extend_from_slice(&buffer[..count]);
+            }
+        }
+    }
+}
+
+impl Provider {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let memory = Arc::new(Memory::default());
+        let shared = Arc::clone(&memory);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let memory = Arc::clone(&shared);
+                std::thread::spawn(move || connection(&memory, stream));
+            }
+        });
+        Self { address, memory }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The next request is answered so.
+    pub fn next(&self, reply: Reply) {
+        self.memory.script.lock().unwrap().push_back(reply);
+    }
+
+    pub fn heads(&self) -> Vec<String> {
+        self.memory.heads.lock().unwrap().clone()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.memory.bytes.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,180 @@
+//! The real binary, in a folder of its own.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_wasend-gateway");
+pub const KEY: &str = "canary-provider-key-000";
+pub const TOKEN: &str = "canary-token-moderation-000";
+pub const TARGET: &str = "/sess1/groups/120363000000000001@g.us/picture";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until it holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").unwrap();
+        hex
+    })
+}
+
+/// A caller that may delete `*@g.us` in `sess1`; `extra` goes into its table.
+pub fn caller(name: &str, token: &str, extra: &str) -> String {
+    let hash = sha256(token);
+    format!(
+        "[[callers]]\nname = \"{name}\"\ntokens = [{{ id = \"t1\", sha256 = \"{hash}\" }}]\n{extra}\n[[callers.allow]]\nsessions = [\"sess1\"]\ngroups = [\"*@g.us\"]\n"
+    )
+}
+
+/// A whole configuration; `sections` gives lines for sections, e.g. `("upstream", "timeout_ms = 2500")`.
+pub fn configuration(upstream: &str, sections: &[(&str, &str)], callers: &str) -> String {
+    let of = |name| {
+        sections
+            .iter()
+            .filter(|(section, _)| *section == name)
+            .map(|(_, lines)| format!("{lines}\n"))
+            .collect::<String>()
+    };
+    format!(
+        "[listen]\naddress = \"127.0.0.1:0\"\n{}[ops]\naddress = \"127.0.0.1:0\"\n{}[upstream]\nurl = \"{upstream}\"\napi_key_file = \"key\"\n{}[ledger]\npath = \"ledger\"\n{}[limits]\n{}{callers}",
+        of("listen"),
+        of("ops"),
+        of("upstream"),
+        of("ledger"),
+        of("limits")
+    )
+}
+
+pub struct Gateway {
+    pub folder: Arc<tempfile::TempDir>,
+    child: Child,
+    pub listen: SocketAddr,
+    pub ops: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Gateway {
+    /// Starts with the usual caller.
+    pub fn start(upstream: &str) -> Self {
+        Self::with(&configuration(upstream, &[], &caller("moderation", TOKEN, "")))
+    }
+
+    pub fn with(configuration: &str) -> Self {
+        Self::in_folder(Arc::new(tempfile::tempdir().unwrap()), configuration, &[])
+    }
+
+    pub fn in_folder(folder: Arc<tempfile::TempDir>, configuration: &str, environment: &[(&str, &str)]) -> Self {
+        std::fs::write(folder.path().join("gateway.toml"), configuration).unwrap();
+        let key = folder.path().join("key");
+        if !key.exists() {
+            std::fs::write(key, format!("{KEY}\n")).unwrap();
+        }
+        let mut child = Command::new(BINARY)
+            .args(["serve", "--config"])
+            .arg(folder.path().join("gateway.toml"))
+            .envs(environment.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, shared) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
+                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+            }
+        });
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value =
+            serde_json::from_str(&line).unwrap_or_else(|_| panic!("not ready: {line} {}", log.lock().unwrap()));
+        let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
+        Self { listen: address("listen"), ops: address("ops"), folder, child, log }
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("gateway.toml")
+    }
+
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end; what it logged is complete then.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("the process ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.ended()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Every entry, through `audit export`.
+    pub fn entries(&self) -> Vec<Value> {
+        entries(&self.config())
+    }
+
+    /// The entries of a kind.
+    pub fn of_kind(&self, kind: &str) -> Vec<Value> {
+        self.entries().into_iter().filter(|entry| entry["kind"] == kind).collect()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("the gateway's log:\n{}", self.log());
+        }
+    }
+}
+
+pub fn command(arguments: &[&str], config: &Path) -> Output {
+    Command::new(BINARY).args(arguments).arg("--config").arg(config).output().unwrap()
+}
+
+pub fn entries(config: &Path) -> Vec<Value> {
+    let output = command(&["audit", "export"], config);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}

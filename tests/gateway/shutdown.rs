@@ -1,0 +1,118 @@
+//! SIGTERM, twice SIGTERM, reload, and what is never written anywhere.
+
+use crate::provider::{Provider, Reply};
+use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration, eventually};
+use crate::wire::{connect, delete, get, request, response};
+use std::io::Write;
+use std::time::Duration;
+
+fn send(gateway: &Gateway) -> std::net::TcpStream {
+    let mut stream = connect(gateway.listen);
+    stream.write_all(request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n")).as_bytes()).unwrap();
+    stream
+}
+
+#[test]
+fn sigterm_finishes_what_is_under_way_and_takes_nothing_new() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    let mut idle = connect(gateway.listen);
+    provider.next(Reply::Late(Duration::from_secs(1)));
+    let mut waiting = send(&gateway);
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    gateway.signal("TERM");
+    eventually("it is not ready", || get(gateway.ops, "/readyz").status == 503);
+    assert_eq!(response(&mut waiting).unwrap().status, 200);
+    let _ = idle.write_all(request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n")).as_bytes());
+    assert!(response(&mut idle).is_none_or(|answer| answer.status == 503));
+    assert_eq!(gateway.ended().code(), Some(0));
+    assert_eq!(gateway.of_kind("outcome")[0]["outcome"], "deleted");
+    assert_eq!(gateway.entries().last().unwrap()["kind"], "stop");
+    assert_eq!(provider.heads().len(), 1);
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_recorded_as_unknown() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&configuration(
+        &provider.url(),
+        &[("listen", "drain_timeout_ms = 200")],
+        &caller("moderation", TOKEN, ""),
+    ));
+    provider.next(Reply::Silent);
+    let mut waiting = send(&gateway);
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    assert_eq!(gateway.stop().code(), Some(0));
+    assert_eq!(response(&mut waiting).unwrap().code(), "outcome-unknown");
+    assert_eq!(gateway.of_kind("outcome")[0]["outcome"], "unknown");
+}
+
+#[test]
+fn a_second_sigterm_ends_at_once() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    provider.next(Reply::Silent);
+    let _waiting = send(&gateway);
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    gateway.signal("TERM");
+    eventually("it is draining", || gateway.log().contains("stopping"));
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().code(), Some(75));
+    assert_eq!(gateway.of_kind("outcome").len(), 0, "the next start records it");
+}
+
+#[test]
+fn sighup_takes_new_callers_and_a_bad_file_changes_nothing() {
+    let provider = Provider::start();
+    let first = configuration(&provider.url(), &[], &caller("moderation", TOKEN, ""));
+    let gateway = Gateway::with(&first);
+    let reload = |text: &str, said: &str| {
+        let before = gateway.log().matches(said).count();
+        std::fs::write(gateway.config(), text).unwrap();
+        gateway.signal("HUP");
+        eventually(said, || gateway.log().matches(said).count() > before);
+    };
+    let second = configuration(&provider.url(), &[], &caller("next", "canary-token-next-0000", ""));
+    reload(&(second.clone() + "surprise = 1\n"), "was not reloaded");
+    assert_eq!(
+        (delete(gateway.listen, TARGET, TOKEN).status, delete(gateway.listen, TARGET, "canary-token-next-0000").status),
+        (200, 401)
+    );
+    reload(&second, "were reloaded");
+    assert_eq!(
+        (delete(gateway.listen, TARGET, TOKEN).status, delete(gateway.listen, TARGET, "canary-token-next-0000").status),
+        (401, 200)
+    );
+    assert_eq!(gateway.of_kind("policy").len(), 2);
+}
+
+#[test]
+fn no_secret_is_written_anywhere() {
+    let provider = Provider::start();
+    let text = configuration(&provider.url(), &[], &caller("moderation", TOKEN, "")) + "[log]\nlevel = \"debug\"\n";
+    let mut gateway = Gateway::with(&text);
+    let mut said = String::new();
+    for reply in
+        [Reply::Json(200, "{\"success\": true}"), Reply::Json(401, "{}"), Reply::HangUp, Reply::Json(500, "{}")]
+    {
+        provider.next(reply);
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        said += &format!("{}{}", answer.head, answer.body);
+    }
+    said += &delete(gateway.listen, TARGET, "canary-token-wrong-0000").body;
+    said += &get(gateway.ops, "/metrics").body;
+    for secret in ["/proc/PID/cmdline", "/proc/PID/environ"] {
+        said +=
+            &String::from_utf8_lossy(&std::fs::read(secret.replace("PID", &gateway.process_id().to_string())).unwrap());
+    }
+    assert!(gateway.stop().success());
+    eventually("the log is whole", || gateway.log().contains("stopped"));
+    said += &gateway.log();
+    for file in std::fs::read_dir(gateway.folder.path().join("ledger")).unwrap() {
+        said += &String::from_utf8_lossy(&std::fs::read(file.unwrap().path()).unwrap());
+    }
+    assert!(said.contains("\"reason\":\"upstream-credentials-refused\""), "the log was searched");
+    for secret in [KEY, TOKEN, "canary-token-wrong-0000", "canary"] {
+        assert!(!said.contains(secret), "{secret} was written");
+    }
+}
