@@ -63,6 +63,7 @@ const fn malformed<T>(what: &'static str) -> Result<T, HeadFault> {
 pub struct Head {
     method: String,
     target: String,
+    close: bool,
     fields: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -77,6 +78,12 @@ impl Head {
     #[must_use]
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// Whether the caller wants the connection closed after the answer (RFC 9112 §9.6).
+    #[must_use]
+    pub fn wants_close(&self) -> bool {
+        self.close
     }
 
     /// The values of a field, in the order sent. `name` is lower-case and one of those kept.
@@ -116,7 +123,8 @@ impl Head {
         }
         framing(request.headers)?;
         host(request.headers)?;
-        Ok(Self { method: method.to_owned(), target: target.to_owned(), fields: kept(request.headers) })
+        let (method, target, close) = (method.to_owned(), target.to_owned(), closes(request.headers));
+        Ok(Self { method, target, close, fields: kept(request.headers) })
     }
 }
 
@@ -168,6 +176,11 @@ fn host(fields: &[httparse::Header<'_>]) -> Result<(), HeadFault> {
             }
         }
     }
+}
+
+fn closes(fields: &[httparse::Header<'_>]) -> bool {
+    let options = named(fields, "connection").flat_map(|value| value.split(|b| *b == b','));
+    options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(b"close"))
 }
 
 fn kept(fields: &[httparse::Header<'_>]) -> Vec<(&'static str, Vec<u8>)> {

@@ -216,7 +216,7 @@ impl Sandbox {
             "PUT" => Ok(self.put(picture, request).await),
             "DELETE" => {
                 let told = self.memory(take_next).or_else(|| behaviour::parse(group.as_str()));
-                self.delete(picture, told).await
+                self.answer_delete(picture, told).await
             }
             _ => Ok(no(405, "GET, PUT or DELETE")),
         }
@@ -232,7 +232,7 @@ impl Sandbox {
         say(200, &json!({"success": true}))
     }
 
-    async fn delete(&self, picture: (SessionId, String), told: Option<Behaviour>) -> Said {
+    async fn answer_delete(&self, picture: (SessionId, String), told: Option<Behaviour>) -> Said {
         if let Some(Behaviour::Slow(span)) = told {
             tokio::time::sleep(span).await;
         }

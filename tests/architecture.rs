@@ -74,7 +74,11 @@ fn sql_stands_in_the_sqlite_store_alone() {
 #[test]
 fn the_environment_is_read_by_config_and_main_alone() {
     hold(
-        &rules::outside(&shipped(), &["std::env", "env::"], &["config", "main"]),
+        &rules::outside(
+            &shipped(),
+            &["use std::env", "env::var", "env::args", "env::set_var", "env::remove_var"],
+            &["config", "main"],
+        ),
         "make it a key of the configuration: check-config then sees it, and faults are reported together",
     );
 }

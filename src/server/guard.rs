@@ -1,6 +1,6 @@
-//! Stands between the socket and hyper. hyper is given one whole head at a time, and only heads that keep
-//! every rule; for any other it is given a stand-in, whose answer is the refusal. So refusals keep their
-//! place in the row of answers, and no byte that was not judged is ever parsed twice in two ways.
+//! Stands between the socket and hyper. Each head is judged here; hyper reads a stand-in of our own in its
+//! place and asks for the judgement. So refusals keep their place in the row of answers, and no byte that a
+//! caller chose is ever parsed twice, perhaps in two ways.
 
 use crate::clock::moment;
 use crate::head::{Head, HeadFault, Progress};
@@ -13,8 +13,16 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// What hyper reads in the place of a head that was refused.
-const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+/// What hyper reads in the place of a head. It has to know two things: whether the connection goes on, and
+/// whether the answer to this method has a body.
+fn stand_in(judged: Result<&Head, HeadFault>) -> &'static [u8] {
+    match judged {
+        Ok(head) if head.method() == "HEAD" => b"HEAD / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
+        Ok(head) if !head.wants_close() => b"DELETE / HTTP/1.1\r\nhost: gateway\r\n\r\n",
+        Ok(_) | Err(_) => b"DELETE / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
+    }
+}
+
 /// How much a refused caller may still send before its connection is cut, and for how long. Closing
 /// at once could destroy the answer on its way (RFC 9112 §9.6).
 const LINGER_BYTES: usize = 64 * 1024;
@@ -78,7 +86,7 @@ pub(super) struct Guard<S> {
     arrived: Vec<u8>,
     progress: Progress,
     skipped_line: bool,
-    judged: Vec<u8>,
+    judged: &'static [u8],
     handed: usize,
     ended: bool,
     refused: bool,
@@ -106,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             arrived: Vec::new(),
             progress: Progress::default(),
             skipped_line: false,
-            judged: Vec::new(),
+            judged: b"",
             handed: 0,
             ended: false,
             refused: false,
@@ -126,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     fn refuse(&mut self, fault: HeadFault) {
         self.desk.leave(Err(fault));
-        self.judged = STAND_IN.to_vec();
+        self.judged = stand_in(Err(fault));
         self.handed = 0;
         self.ended = true;
         self.refused = true;
@@ -150,8 +158,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 match Head::parse(&bytes) {
                     Err(fault) => self.refuse(fault),
                     Ok(head) => {
+                        self.judged = stand_in(Ok(&head));
+                        self.ended = head.wants_close();
                         self.desk.leave(Ok(head));
-                        self.judged = bytes;
                         self.handed = 0;
                         self.progress = Progress::default();
                         self.skipped_line = false;

@@ -1,7 +1,7 @@
 //! The ledger: durable before the send, one writer, bounded, recovered, and asked by the commands.
 
 use crate::provider::{Provider, Reply};
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
+use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::{connect, delete, request};
 use std::io::Write;
 use std::process::Command;
@@ -161,6 +161,7 @@ fn a_full_disk_means_503_and_nothing_sent_and_it_goes_on_by_itself() {
     let late = crate::wire::response(&mut accepted).unwrap();
     assert_eq!((late.status, late.header("ledger-warning")), (200, None), "an accepted one is recorded in the reserve");
     assert_eq!(gateway.of_kind("outcome").len(), intents);
+    drop(file);
     std::fs::remove_file(filler).unwrap();
     eventually("it goes on", || delete(gateway.listen, TARGET, TOKEN).status == 200);
 }
@@ -182,7 +183,6 @@ impl Drop for SmallDisk {
     }
 }
 
-/// The descriptors of a running process tell which syscalls it may make: here, that a commit is synced.
 #[test]
 fn every_commit_is_synced_before_it_is_answered() {
     let provider = Provider::start();
@@ -207,5 +207,4 @@ fn every_commit_is_synced_before_it_is_answered() {
     eventually("two syncs for each deletion: its intent and its outcome", || synced() >= 10);
     strace.kill().unwrap();
     strace.wait().unwrap();
-    assert!(!BINARY.is_empty());
 }

@@ -103,6 +103,13 @@ fn other_methods_are_not_allowed() {
     cases.push(line("OPTIONS * HTTP/1.1"));
     cases.push(format!("POST {TARGET} HTTP/1.1\r\nHost: gw\r\nX-HTTP-Method-Override: DELETE\r\n\r\n"));
     all(405, &cases);
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let mut stream = connect(gateway.listen);
+    stream.write_all(line(&format!("HEAD {TARGET} HTTP/1.1")).as_bytes()).unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 405") && text.ends_with("\r\n\r\n"), "no body for HEAD: {text}");
 }
 
 #[test]
