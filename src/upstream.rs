@@ -25,6 +25,8 @@ use std::time::Duration;
 /// A pool that lets go well before servers do (many at 5 s) never races with them.
 const IDLE: Duration = Duration::from_secs(2);
 const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
+/// What the provider gets at least to answer in, once connected.
+const LEAST_TO_ANSWER: Duration = Duration::from_secs(1);
 const KEY_AT_MOST: usize = 4096;
 
 /// The way to the provider.
@@ -205,7 +207,7 @@ impl Upstream {
     /// Everything but a confirmed deletion. Dropping the future closes the connection; what was sent stays sent.
     pub async fn delete(&self, prepared: Prepared, deadline: Moment) -> Result<Confirmed, Failed> {
         let left = deadline.saturating_duration_since(moment());
-        if left < self.connect_timeout + Duration::from_secs(1).min(left / 4) {
+        if left < self.connect_timeout + LEAST_TO_ANSWER {
             return Err(Failed::TooLateToSend);
         }
         let exchange = async {

@@ -2,6 +2,8 @@
 //! ledger read by its own commands. Nothing here knows the code.
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "tests wait with a deadline")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
+#![allow(unreachable_pub, clippy::clone_on_ref_ptr, reason = "no one imports a test")]
 
 #[path = "gateway/answers.rs"]
 mod answers;
@@ -9,6 +11,8 @@ mod answers;
 mod clients;
 #[path = "gateway/configuration.rs"]
 mod configuration;
+#[path = "gateway/faults.rs"]
+mod faults;
 #[path = "gateway/provider.rs"]
 mod provider;
 #[path = "gateway/record.rs"]

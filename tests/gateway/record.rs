@@ -182,29 +182,3 @@ impl Drop for SmallDisk {
         let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }
-
-#[test]
-fn every_commit_is_synced_before_it_is_answered() {
-    let provider = Provider::start();
-    let gateway = Gateway::start(&provider.url());
-    let trace = gateway.folder.path().join("trace");
-    let mut strace = Command::new("strace")
-        .args(["-f", "-e", "trace=fdatasync,fsync", "-o"])
-        .arg(&trace)
-        .args(["-p", &gateway.process_id().to_string()])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .expect("strace");
-    eventually("strace is attached", || {
-        std::fs::read_to_string(format!("/proc/{}/status", gateway.process_id()))
-            .unwrap()
-            .contains(&format!("TracerPid:\t{}", strace.id()))
-    });
-    for _ in 0..5 {
-        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
-    }
-    let synced = || std::fs::read_to_string(&trace).unwrap_or_default().matches("sync(").count();
-    eventually("two syncs for each deletion: its intent and its outcome", || synced() >= 10);
-    strace.kill().unwrap();
-    strace.wait().unwrap();
-}

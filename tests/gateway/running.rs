@@ -140,10 +140,6 @@ impl Gateway {
         self.child.wait().unwrap();
     }
 
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }
