@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Requests per second and CPU time per request, all in one run, three times in turn: straight to a provider
+# that does nothing, through an axum + reqwest proxy without a ledger, and through the gateway, durable.
+# Look at the ratios: machines differ, and noise hits all three alike. Load is bounded (-t/-c/-d below).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+seconds=${SECONDS_EACH:-5} connections=${CONNECTIONS:-64} rounds=${ROUNDS:-3}
+token=obviously-fake-token path=/sess1/groups/120363000000000001@g.us/picture
+
+command -v wrk > /dev/null || { echo "installing wrk"; { [ "$(id -u)" -eq 0 ] && apt-get install -y -qq wrk || sudo apt-get install -y -qq wrk; } > /dev/null; }
+cargo build --release --locked --quiet --bin wasend-gateway --example reference --example provider
+
+folder=$(mktemp -d)
+pids=()
+finish() { for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done; rm -rf "$folder"; }
+trap finish EXIT
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+provider_port=$(free_port) reference_port=$(free_port)
+target/release/examples/provider "127.0.0.1:$provider_port" & provider=$! pids+=($!)
+target/release/examples/reference "127.0.0.1:$reference_port" "http://127.0.0.1:$provider_port" obviously-fake-key & reference=$! pids+=($!)
+echo obviously-fake-key > "$folder/key"
+cat > "$folder/gateway.toml" << TOML
+[listen]
+address = "127.0.0.1:0"
+[ops]
+address = "127.0.0.1:0"
+[upstream]
+url = "http://127.0.0.1:$provider_port"
+api_key_file = "key"
+[ledger]
+path = "ledger"
+[[callers]]
+name = "bench"
+tokens = [{ id = "t", sha256 = "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" }]
+rates = [{ max = 1000000, per_s = 1 }]
+[[callers.allow]]
+sessions = ["sess1"]
+groups = ["*@g.us"]
+TOML
+target/release/wasend-gateway serve --config "$folder/gateway.toml" > "$folder/ready" 2> "$folder/log" & gateway=$! pids+=($!)
+until [ -s "$folder/ready" ]; do sleep 0.01; done
+gateway_port=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["listen"].split(":")[1])' "$folder/ready")
+echo "start: ready; idle memory $(awk '/VmRSS/ { printf "%.1f MiB", $2 / 1024 }' "/proc/$gateway/status"); binary $(stat -c %s target/release/wasend-gateway | awk '{ printf "%.1f MB", $1 / 1e6 }')"
+
+ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
+measure() { # name pid port
+    local before after line
+    before=$(ticks "$2")
+    line=$(wrk -t1 -c"$connections" -d"${seconds}s" --latency -s benches/delete.lua "http://127.0.0.1:$3$path" -- "$token")
+    after=$(ticks "$2")
+    awk -v name="$1" -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" '
+        /requests in/ { count = $1 } /Requests\/sec/ { rate = $2 } /50%/ { p50 = $2 } /99%/ { p99 = $2 } /Non-2xx/ { bad = $NF }
+        END { printf "%-10s %9.0f requests/s %7.1f us CPU/request   p50 %-8s p99 %-8s not 2xx: %d\n", name, rate, ticks / hz * 1e6 / count, p50, p99, bad }' <<< "$line"
+}
+for _ in $(seq "$rounds"); do
+    measure direct "$provider" "$provider_port"
+    measure reference "$reference" "$reference_port"
+    measure gateway "$gateway" "$gateway_port"
+done
