@@ -23,5 +23,7 @@ mod requests;
 mod running;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
+#[path = "gateway/tls.rs"]
+mod tls;
 #[path = "gateway/wire.rs"]
 mod wire;

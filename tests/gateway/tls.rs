@@ -1,0 +1,93 @@
+//! TLS on both ports and towards the provider, with certificates made here.
+
+use crate::provider::Provider;
+use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration, eventually};
+use crate::wire::{Response, connect, delete, request, response};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+const TLS: &str = "tls = { certificate_file = \"chain.pem\", key_file = \"chain.key\" }";
+
+/// Writes a new certificate for `localhost` and its key.
+fn certify(folder: &Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.join("chain.pem"), made.cert.pem()).unwrap();
+    std::fs::write(folder.join("chain.key"), made.signing_key.serialize_pem()).unwrap();
+}
+
+/// One request by a client that trusts `trusted` alone; the error of its handshake otherwise.
+fn ask(to: SocketAddr, trusted: &Path, alpn: &[u8], bytes: &str) -> Result<Response, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let mut stream = StreamOwned::new(connection, connect(to));
+    stream.write_all(bytes.as_bytes()).map_err(|e| e.to_string())?;
+    response(&mut stream).ok_or_else(|| "closed".to_owned())
+}
+
+fn with_tls(folder: &Arc<tempfile::TempDir>, upstream: &str, lines: &[(&str, &str)]) -> Gateway {
+    let lines = [&[("listen", TLS), ("ops", TLS)], lines].concat();
+    Gateway::in_folder(Arc::clone(folder), &configuration(upstream, &lines, &caller("moderation", TOKEN, "")), &[])
+}
+
+fn deletion() -> String {
+    request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n"))
+}
+
+#[test]
+fn both_ports_speak_tls_with_http_1_1_alone_and_take_a_new_certificate_on_sighup() {
+    let (provider, folder) = (Provider::start(), Arc::new(tempfile::tempdir().unwrap()));
+    certify(folder.path());
+    let gateway = with_tls(&folder, &provider.url(), &[]);
+    let (chain, old) = (folder.path().join("chain.pem"), folder.path().join("old.pem"));
+    assert_eq!(ask(gateway.listen, &chain, b"http/1.1", &deletion()).unwrap().status, 200);
+    assert_eq!(
+        ask(gateway.ops, &chain, b"http/1.1", "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap().status,
+        200
+    );
+    assert!(ask(gateway.listen, &chain, b"h2", &deletion()).is_err());
+    std::fs::copy(&chain, &old).unwrap();
+    certify(folder.path());
+    gateway.signal("HUP");
+    eventually("the new certificate is shown", || ask(gateway.listen, &chain, b"http/1.1", &deletion()).is_ok());
+    assert!(ask(gateway.listen, &old, b"http/1.1", &deletion()).is_err());
+    std::fs::write(&chain, "not a certificate").unwrap();
+    gateway.signal("HUP");
+    eventually("the fault is logged", || gateway.log().contains("a certificate was not reloaded"));
+    assert_eq!(gateway.of_kind("intent").len(), provider.heads().len());
+}
+
+#[test]
+fn the_provider_is_spoken_to_over_tls_that_is_verified_and_never_inside_our_network_unasked() {
+    // A second gateway is the provider here: it does not know our key, so its 401 shows that TLS stood.
+    let (nobody, folder) = (Provider::start(), Arc::new(tempfile::tempdir().unwrap()));
+    certify(folder.path());
+    let provider = with_tls(&folder, &nobody.url(), &[]);
+    let url = format!("https://localhost:{}", provider.listen.port());
+    let trust = format!("ca_file = \"{}\"", folder.path().join("chain.pem").display());
+    for (lines, status, code, outcome) in [
+        (
+            vec![("upstream", trust.as_str()), ("upstream", "allow_private = true")],
+            502,
+            "upstream-credentials-refused",
+            "refused",
+        ),
+        (vec![("upstream", "allow_private = true")], 502, "upstream-unreachable", "not-sent"),
+        (vec![("upstream", trust.as_str())], 502, "upstream-unreachable", "not-sent"),
+    ] {
+        let gateway = Gateway::with(&configuration(&url, &lines, &caller("moderation", TOKEN, "")));
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{lines:?} {answer:?}");
+        assert_eq!(gateway.of_kind("outcome")[0]["outcome"], outcome);
+    }
+    assert!(!provider.log().contains(KEY) && nobody.bytes() == 0);
+}
