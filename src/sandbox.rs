@@ -21,16 +21,20 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::{HashSet, VecDeque};
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 /// No more deleted pictures are remembered.
 const GROUPS_AT_MOST: usize = 100_000;
 /// No more requests are remembered.
 const SEEN_AT_MOST: usize = 10_000;
+/// How long other connections have to end.
+const LET_GO_AT_MOST_MS: u32 = 1000;
 const BODY_AT_MOST: usize = 64 * 1024;
 
 /// A picture request that the sandbox has read. Names of headers alone: values could be secrets.
@@ -56,6 +60,9 @@ struct Memory {
 pub struct Sandbox {
     key: Secret<String>,
     memory: Mutex<Memory>,
+    /// Connections between two requests end, so that the next request needs a new one.
+    let_go: Notify,
+    connections: TaskTracker,
     tell: Box<dyn Fn(&Seen) + Send + Sync>,
 }
 
@@ -88,7 +95,13 @@ fn hang_up() -> Said {
 impl Sandbox {
     /// A sandbox that accepts this key and tells `tell` about each picture request.
     pub fn new(key: Secret<String>, tell: impl Fn(&Seen) + Send + Sync + 'static) -> Self {
-        Self { key, memory: Mutex::default(), tell: Box::new(tell) }
+        Self {
+            key,
+            memory: Mutex::default(),
+            let_go: Notify::new(),
+            connections: TaskTracker::new(),
+            tell: Box::new(tell),
+        }
     }
 
     fn memory<T>(&self, act: impl FnOnce(&mut Memory) -> T) -> T {
@@ -97,7 +110,6 @@ impl Sandbox {
 
     /// Serves until `stop`.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let connections = TaskTracker::new();
         let accept = async {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { continue };
@@ -105,7 +117,7 @@ impl Sandbox {
                     drop(stream);
                     continue;
                 }
-                connections.spawn(Arc::clone(&self).connection(stream));
+                self.connections.spawn(Arc::clone(&self).connection(stream));
             }
         };
         tokio::select! {
@@ -115,11 +127,15 @@ impl Sandbox {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream) {
-        let service = service_fn(move |request| Arc::clone(&self).answer(request));
-        let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service).without_shutdown();
-        if let Ok(parts) = serving.await {
-            let _ = parts.io.into_inner().shutdown().await;
+        let sandbox = Arc::clone(&self);
+        let service = service_fn(move |request| Arc::clone(&sandbox).answer(request));
+        let mut serving = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            _ = serving.as_mut() => return,
+            () = self.let_go.notified() => {}
         }
+        serving.as_mut().graceful_shutdown();
+        let _ = serving.await;
     }
 
     /// Whether the next request is to be answered so; uses one up if it is.
@@ -151,6 +167,16 @@ impl Sandbox {
         match told.get("behave").and_then(Value::as_str).and_then(behaviour::parse) {
             Some(behaviour) => {
                 self.memory(|memory| memory.next = Some((behaviour, times)));
+                if behaviour == Behaviour::HangUpBeforeReading {
+                    self.let_go.notify_waiters();
+                    // Answer once the others are closed, this one excepted; busy ones are not waited for longer.
+                    for _ in 0..LET_GO_AT_MOST_MS {
+                        if self.connections.len() <= 1 {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                }
                 say(200, &json!({"sandbox": true}))
             }
             None => no(400, &format!("`behave` is one of: {}", behaviour::words())),

@@ -21,6 +21,8 @@ mod record;
 mod requests;
 #[path = "gateway/running.rs"]
 mod running;
+#[path = "gateway/sandbox.rs"]
+mod sandbox;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
 #[path = "gateway/tls.rs"]

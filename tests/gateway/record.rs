@@ -134,7 +134,7 @@ fn the_ledger_is_asked_beside_a_running_gateway_and_without_one() {
 #[test]
 fn a_full_disk_means_503_and_nothing_sent_and_it_goes_on_by_itself() {
     let Some(disk) = SmallDisk::new() else {
-        panic!("a small tmpfs cannot be mounted; run the tests as root or in a user namespace")
+        panic!("a small tmpfs cannot be mounted; run the tests as root, or under `unshare --map-root-user --mount`")
     };
     let provider = Provider::start();
     let caller = crate::running::caller("moderation", TOKEN, "");
