@@ -148,5 +148,6 @@ pub(super) fn run(options: &Options) -> Exit {
     }
     page::line(stage.next_steps());
     stage.wait();
+    stage.strike();
     if all_expected { Exit::Done } else { Exit::No }
 }

@@ -4,7 +4,7 @@
 use super::Exit;
 use crate::config::Fault;
 use crate::ledger::OpenError;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
@@ -27,6 +27,12 @@ pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     table.set_header(head.to_vec());
     for row in rows {
         table.add_row(row);
+    }
+    // An id that is broken over two lines cannot be copied.
+    for (index, _) in head.iter().enumerate().filter(|(_, name)| **name == "request id") {
+        if let Some(column) = table.column_mut(index) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table
 }

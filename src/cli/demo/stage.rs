@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub(super) const MODERATION: &str = "obviously-fake-token-moderation";
 pub(super) const RUNAWAY: &str = "obviously-fake-token-runaway";
@@ -134,20 +135,30 @@ impl Stage {
 
     pub(super) fn next_steps(&self) -> String {
         let (gateway, ops, config) = (self.gateway, &self.ops, self.folder.join("gateway.toml").display().to_string());
+        let binary =
+            std::env::current_exe().map_or_else(|_| "wasend-gateway".to_owned(), |path| path.display().to_string());
         format!(
             "\nIt goes on running until Ctrl-C. Next:\n  \
              curl -i -X DELETE -H 'Authorization: Bearer {MODERATION}' http://{gateway}/sess1/groups/120363000000000005@g.us/picture\n  \
              curl -s http://{ops}/readyz ; curl -s http://{ops}/metrics\n  \
-             wasend-gateway audit tail -f --config {config}\n  \
-             wasend-gateway audit show REQUEST_ID --config {config}\n  \
-             wasend-gateway explain --caller moderation --session sess2 --group 1@g.us --config {config}\n\
+             {binary} audit tail -f --config {config}\n  \
+             {binary} audit show REQUEST_ID --config {config}\n  \
+             {binary} explain --caller moderation --session sess2 --group 1@g.us --config {config}\n\
              Then the README: put it in front of your service."
         )
     }
 
-    /// Waits until the gateway ends (Ctrl-C reaches it too).
+    /// Waits for Ctrl-C or SIGTERM.
     pub(super) fn wait(&mut self) {
-        let _ = self.serve.wait();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+        });
     }
 
     /// Ends everything in order. Returns whether the gateway ended well.
