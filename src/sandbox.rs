@@ -1,313 +1,253 @@
-//! A stand-in for the provider, in memory: the picture routes (GET, PUT, DELETE), and ways to be told to
-//! fail. For the demo, for tests, and for people who integrate against the gateway. Nothing real happens.
+//! A stand-in for the provider: the routes for the picture of a group, in memory, on a port of this machine.
 //!
-//! A group id that begins with a word of [`words`] is answered in that way (`answer-404-x@g.us`); the next
-//! requests can be told so too: `POST /_sandbox/next {"behave": "answer-500", "times": 2}`.
+//! Demo, tests and integrators send to it what would otherwise be irreversible. Every well-formed group has a
+//! picture until it is deleted, per session; a deleted one is 404 until it is set again. `X` and `X@g.us` are
+//! one group. Only DELETE can be made to misbehave, so that GET always tells what really became of a picture.
+//!
+//! It misbehaves where the group id says so (`answer-500`, `answer-500-anything@g.us`), or where the control
+//! route was told so, which goes before. A DELETE without the key is 401 and uses no order up. The control
+//! routes need no key:
+//! - `POST /_sandbox/next` with `{"behave": "answer-500", "times": 2}`: the next two DELETEs. Orders wait in a
+//!   row. `hang-up-before-reading` means the next connections instead, and ends those that are idle.
+//! - `GET /_sandbox/seen`: what was seen, oldest first. Control requests are not in it.
+//! - `POST /_sandbox/reset`: as after the start.
+//!
+//! | name | answer to DELETE | picture |
+//! |---|---|---|
+//! | `answer-202` `-204` `-400` `-401` `-403` `-404` `-429` `-500` `-502` `-503` | that status; 429 with `Retry-After: 7` | stays |
+//! | `answer-false` | 200 with `success: false` | stays |
+//! | `answer-redirect` | 307 to another path here | stays |
+//! | `answer-garbage` | 200 with what is not JSON | stays |
+//! | `cut-body` | 200 with less body than announced | gone |
+//! | `slow-<ms>` | the proper one, at most 60 s late | gone at once |
+//! | `hang-up-before-reading` | none | stays |
+//! | `hang-up-after-reading` | none | gone |
+//! | `hang-up-lost` | none | stays |
 
 mod behaviour;
+mod pictures;
+mod plan;
+mod provider;
+mod reply;
+mod seen;
+#[cfg(test)]
+mod tests;
 
-use crate::id::{GroupId, SessionId};
+pub use seen::{Answer, Authorization, Seen};
+
 use crate::secret::Secret;
 use behaviour::Behaviour;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use serde::Serialize;
-use serde_json::{Value, json};
-use std::collections::{HashSet, VecDeque};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use provider::{Provider, Treatment};
+use reply::{Body, HangUp};
+use seen::{Key, Log};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use subtle::ConstantTimeEq;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
-use tokio_util::task::TaskTracker;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-/// No more deleted pictures are remembered.
-const GROUPS_AT_MOST: usize = 100_000;
-/// No more requests are remembered.
-const SEEN_AT_MOST: usize = 10_000;
-/// How long other connections have to end.
-const LET_GO_AT_MOST_MS: u32 = 1000;
-const BODY_AT_MOST: usize = 64 * 1024;
+const MOST_CONNECTIONS: usize = 1024;
+const MOST_SEEN: usize = 10_000;
+const LARGEST_HEAD: usize = 16 * 1024;
+const LARGEST_BODY: usize = 64 * 1024;
+const READ_WITHIN: Duration = Duration::from_secs(30);
+/// After a failed accept (no descriptors left, say): wait, don't spin.
+const BACK_OFF: Duration = Duration::from_millis(50);
 
-/// A picture request that the sandbox has read. Names of headers alone: values could be secrets.
-#[derive(Debug, Clone, Serialize)]
-pub struct Seen {
-    sandbox: bool,
-    note: &'static str,
-    method: String,
-    path: String,
-    authorization: &'static str,
-    headers: Vec<String>,
-    answer: String,
-}
-
-#[derive(Default)]
-struct Memory {
-    deleted: HashSet<(SessionId, String)>,
-    seen: VecDeque<Seen>,
-    next: Option<(Behaviour, u64)>,
-}
-
-/// The stand-in.
+/// The stand-in. It answers to one key, which it shows to nobody.
 pub struct Sandbox {
-    key: Secret<String>,
-    memory: Mutex<Memory>,
-    /// Connections between two requests end, so that the next request needs a new one.
-    let_go: Notify,
-    connections: TaskTracker,
+    key: Key,
+    state: Mutex<State>,
+    /// Grows when the connections there are have to end.
+    generation: watch::Sender<u64>,
     tell: Box<dyn Fn(&Seen) + Send + Sync>,
 }
 
-/// All words by which the sandbox can be told to fail.
+/// All words by which the sandbox can be told to misbehave, for a help text.
 #[must_use]
 pub fn words() -> String {
-    behaviour::words()
+    behaviour::names().collect::<Vec<_>>().join(", ")
 }
 
-/// What is sent, or that nothing is.
-type Said = Result<Response<Full<Bytes>>, std::io::Error>;
-
-fn say(status: u16, body: &Value) -> Response<Full<Bytes>> {
-    raw(status, body.to_string())
+struct State {
+    provider: Provider,
+    log: Log,
 }
 
-fn raw(status: u16, body: String) -> Response<Full<Bytes>> {
-    let response = Response::builder().status(status).header("content-type", "application/json");
-    response.header("x-sandbox", "nothing-real-happened").body(Full::from(body)).unwrap_or_default()
+impl State {
+    fn new() -> Self {
+        Self { provider: Provider::new(), log: Log::new(MOST_SEEN) }
+    }
 }
 
-fn no(status: u16, message: &str) -> Response<Full<Bytes>> {
-    say(status, &json!({"success": false, "message": message}))
+enum Control {
+    Next,
+    Seen,
+    Reset,
 }
 
-fn hang_up() -> Said {
-    Err(std::io::Error::other("told to hang up"))
+impl Control {
+    fn route(path: &str) -> Option<Self> {
+        match path {
+            "/_sandbox/next" => Some(Self::Next),
+            "/_sandbox/seen" => Some(Self::Seen),
+            "/_sandbox/reset" => Some(Self::Reset),
+            _ => None,
+        }
+    }
 }
 
 impl Sandbox {
-    /// A sandbox that accepts this key and tells `tell` about each picture request.
+    /// Takes the key that requests must bring as `Authorization: Bearer <key>`; an empty one lets nobody in.
+    /// `tell` is called once for each request, control requests aside, before it is answered. It must not block.
+    #[must_use]
     pub fn new(key: Secret<String>, tell: impl Fn(&Seen) + Send + Sync + 'static) -> Self {
         Self {
-            key,
-            memory: Mutex::default(),
-            let_go: Notify::new(),
-            connections: TaskTracker::new(),
+            key: Key::new(&key),
+            state: Mutex::new(State::new()),
+            generation: watch::Sender::new(0),
             tell: Box::new(tell),
         }
     }
 
-    fn memory<T>(&self, act: impl FnOnce(&mut Memory) -> T) -> T {
-        act(&mut self.memory.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Serves until `stop`.
+    /// Serves until `stop` resolves; whatever is under way then is cut off.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
-        let accept = async {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else { continue };
-                if self.is_next(Behaviour::HangUpBeforeReading) {
-                    drop(stream);
-                    continue;
-                }
-                self.connections.spawn(Arc::clone(&self).connection(stream));
+        let mut connections = JoinSet::new();
+        let mut stop = pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                Some(_) = connections.join_next() => {}
+                accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => self.admit(stream, &mut connections),
+                    Err(_) => tokio::time::sleep(BACK_OFF).await,
+                },
             }
+        }
+        connections.shutdown().await;
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, connections: &mut JoinSet<()>) {
+        // Joined before the plan is asked: an order that comes in between then ends this connection as an idle one.
+        let generation = self.generation.subscribe();
+        if self.state().provider.plan.next_connection_hangs_up() {
+            drop(stream);
+            self.note(Seen::nothing());
+            return;
+        }
+        connections.spawn(Arc::clone(self).attend(stream, generation));
+    }
+
+    async fn attend(self: Arc<Self>, stream: TcpStream, mut generation: watch::Receiver<u64>) {
+        let born = *generation.borrow_and_update();
+        // Without it an answer can wait for the peer's delayed acknowledgement; it works without, too.
+        let _ = stream.set_nodelay(true);
+        let service = service_fn(|request| self.answer(request, born));
+        let mut connection = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(READ_WITHIN)
+                .max_buf_size(LARGEST_HEAD)
+                .serve_connection(TokioIo::new(stream), service)
+        );
+        loop {
+            tokio::select! {
+                // An error here is the peer's, or a hang-up that was ordered and noted.
+                _ = connection.as_mut() => return,
+                _ = generation.changed() => connection.as_mut().graceful_shutdown(),
+            }
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, born: u64) -> Result<Response<Body>, HangUp> {
+        let (head, body) = request.into_parts();
+        // The order to hang up reached this connection together with a request: nothing of it counts as read.
+        if *self.generation.borrow() != born {
+            self.note(Seen::nothing());
+            return Err(HangUp(Behaviour::HangUpBeforeReading));
+        }
+        let body = read(body).await;
+        if let Some(control) = Control::route(head.uri.path()) {
+            return Ok(body.map_or_else(unread, |body| self.control(&control, &head.method, &body)));
+        }
+        let treatment = self.treat(&head, body);
+        let answer = match &treatment.reply {
+            Ok(response) => Answer::Status(response.status().as_u16()),
+            Err(HangUp(how)) => Answer::HungUp(how.to_string()),
         };
-        tokio::select! {
-            () = accept => {}
-            () = stop => {}
+        self.note(self.key.describe(&head, answer, treatment.behaviour));
+        if !treatment.wait.is_zero() {
+            tokio::time::sleep(treatment.wait).await;
+        }
+        treatment.reply
+    }
+
+    fn treat(&self, head: &Parts, body: Result<Bytes, StatusCode>) -> Treatment {
+        match body {
+            Ok(body) => self.state().provider.treat(head, self.key.judge(head), &body),
+            Err(status) => Treatment::proper(unread(status)),
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream) {
-        let sandbox = Arc::clone(&self);
-        let service = service_fn(move |request| Arc::clone(&sandbox).answer(request));
-        let mut serving = pin!(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-        tokio::select! {
-            _ = serving.as_mut() => return,
-            () = self.let_go.notified() => {}
-        }
-        serving.as_mut().graceful_shutdown();
-        let _ = serving.await;
-    }
-
-    /// Whether the next request is to be answered so; uses one up if it is.
-    fn is_next(&self, wanted: Behaviour) -> bool {
-        self.memory(|memory| memory.next.is_some_and(|(next, _)| next == wanted) && take_next(memory).is_some())
-    }
-
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Said {
-        let path = request.uri().path().to_owned();
-        match (request.method().as_str(), path.as_str()) {
-            ("GET", "/_sandbox/seen") => {
-                let seen = self.memory(|memory| json!(memory.seen));
-                return Ok(say(200, &seen));
+    fn control(&self, route: &Control, method: &Method, body: &[u8]) -> Response<Body> {
+        let mut response = match (route, method) {
+            (Control::Seen, &Method::GET) => reply::json_text(StatusCode::OK, self.state().log.to_json()),
+            (Control::Next, &Method::POST) => self.order(body),
+            (Control::Reset, &Method::POST) => {
+                *self.state() = State::new();
+                reply::success()
             }
-            ("POST", "/_sandbox/reset") => {
-                self.memory(|memory| *memory = Memory::default());
-                return Ok(say(200, &json!({"sandbox": true})));
-            }
-            ("POST", "/_sandbox/next") => return Ok(self.tell_next(request).await),
-            _ => {}
-        }
-        self.picture(request, &path).await
-    }
-
-    async fn tell_next(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let body = Limited::new(request.into_body(), BODY_AT_MOST).collect().await;
-        let told: Value = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok()).unwrap_or_default();
-        let times = told.get("times").and_then(Value::as_u64).unwrap_or(1);
-        match told.get("behave").and_then(Value::as_str).and_then(behaviour::parse) {
-            Some(behaviour) => {
-                self.memory(|memory| memory.next = Some((behaviour, times)));
-                if behaviour == Behaviour::HangUpBeforeReading {
-                    self.let_go.notify_waiters();
-                    // Answer once the others are closed, this one excepted; busy ones are not waited for longer.
-                    for _ in 0..LET_GO_AT_MOST_MS {
-                        if self.connections.len() <= 1 {
-                            break;
-                        }
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                    }
-                }
-                say(200, &json!({"sandbox": true}))
-            }
-            None => no(400, &format!("`behave` is one of: {}", behaviour::words())),
-        }
-    }
-
-    fn authorization(&self, headers: &HeaderMap) -> &'static str {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        match (values.next(), values.next()) {
-            (None, _) => "missing",
-            (Some(value), None) => {
-                let key = value.as_bytes().strip_prefix(b"Bearer ").unwrap_or_default();
-                if bool::from(key.ct_eq(self.key.expose().as_bytes())) { "ok" } else { "wrong" }
-            }
-            (Some(_), Some(_)) => "wrong",
-        }
-    }
-
-    async fn picture(&self, request: Request<Incoming>, path: &str) -> Said {
-        let method = request.method().as_str().to_owned();
-        let authorization = self.authorization(request.headers());
-        let headers = request.headers().keys().map(ToString::to_string).collect();
-        let said = self.decide(&method, path, authorization, request).await;
-        let answer =
-            said.as_ref().map_or_else(|_| "hang-up".to_owned(), |response| response.status().as_u16().to_string());
-        let seen = Seen {
-            sandbox: true,
-            note: "nothing real happened",
-            method,
-            path: path.to_owned(),
-            authorization,
-            headers,
-            answer,
+            (Control::Seen, _) => reply::not_allowed("GET"),
+            (Control::Next | Control::Reset, _) => reply::not_allowed("POST"),
         };
+        // A client would otherwise keep a connection that its own next order may end.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+
+    fn order(&self, body: &[u8]) -> Response<Body> {
+        let ordered = self.state().provider.plan.add(body);
+        match ordered {
+            Ok(Behaviour::HangUpBeforeReading) => {
+                self.generation.send_modify(|generation| *generation = generation.wrapping_add(1));
+                reply::success()
+            }
+            Ok(_) => reply::success(),
+            Err(told) => reply::json(StatusCode::BAD_REQUEST, &told),
+        }
+    }
+
+    fn note(&self, seen: Seen) {
         (self.tell)(&seen);
-        self.memory(|memory| {
-            memory.seen.push_back(seen);
-            if memory.seen.len() > SEEN_AT_MOST {
-                memory.seen.pop_front();
-            }
-        });
-        said
+        self.state().log.push(seen);
     }
 
-    async fn decide(&self, method: &str, path: &str, authorization: &str, request: Request<Incoming>) -> Said {
-        let segments: Vec<&str> = path.split('/').collect();
-        let ["", session, "groups", group, "picture"] = segments.as_slice() else {
-            return Ok(no(404, "there is no such route"));
-        };
-        let (Ok(session), Ok(group)) = (SessionId::parse(session), GroupId::parse(&group.replace("%40", "@"))) else {
-            return Ok(no(400, "the session or the group is not an id"));
-        };
-        if authorization != "ok" {
-            return Ok(no(401, "Invalid or missing API key"));
-        }
-        let picture = (session, group.bare().to_owned());
-        match method {
-            "GET" if self.memory(|memory| memory.deleted.contains(&picture)) => Ok(no(404, "the group has no picture")),
-            "GET" => {
-                let url = format!("https://sandbox.invalid/{}.jpg", group.bare());
-                Ok(say(200, &json!({"success": true, "picture": {"url": url, "type": "image/jpeg", "size": 12345}})))
-            }
-            "PUT" => Ok(self.put(picture, request).await),
-            "DELETE" => {
-                let told = self.memory(take_next).or_else(|| behaviour::parse(group.as_str()));
-                self.answer_delete(picture, told).await
-            }
-            _ => Ok(no(405, "GET, PUT or DELETE")),
-        }
-    }
-
-    async fn put(&self, picture: (SessionId, String), request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let body = Limited::new(request.into_body(), BODY_AT_MOST).collect().await;
-        let told: Option<Value> = body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
-        if told.as_ref().and_then(|told| told.get("url")).is_none_or(|url| !url.is_string()) {
-            return no(400, "`url` is missing");
-        }
-        self.memory(|memory| memory.deleted.remove(&picture));
-        say(200, &json!({"success": true}))
-    }
-
-    async fn answer_delete(&self, picture: (SessionId, String), told: Option<Behaviour>) -> Said {
-        if let Some(Behaviour::Slow(span)) = told {
-            tokio::time::sleep(span).await;
-        }
-        let delete = || {
-            self.memory(|memory| {
-                if memory.deleted.len() >= GROUPS_AT_MOST {
-                    memory.deleted.clear();
-                }
-                memory.deleted.insert(picture.clone())
-            })
-        };
-        match told {
-            Some(Behaviour::Status(status)) => {
-                let mut response = if status == 204 {
-                    raw(204, String::new())
-                } else {
-                    no(status, &format!("the sandbox was told to answer {status}"))
-                };
-                if status == 429 {
-                    response.headers_mut().insert("retry-after", 7.into());
-                }
-                Ok(response)
-            }
-            Some(Behaviour::False) => Ok(no(200, "the sandbox was told to say no")),
-            Some(Behaviour::Garbage) => Ok(raw(200, "<html>".to_owned())),
-            Some(Behaviour::Redirect) => {
-                let mut response = no(307, "elsewhere");
-                response.headers_mut().insert("location", hyper::header::HeaderValue::from_static("/elsewhere"));
-                Ok(response)
-            }
-            Some(Behaviour::HangUpLost | Behaviour::HangUpBeforeReading) => hang_up(),
-            Some(Behaviour::HangUpAfterReading) => {
-                delete();
-                hang_up()
-            }
-            Some(Behaviour::CutBody) => {
-                delete();
-                let mut response = raw(200, "{\"success\": tr".to_owned());
-                response.headers_mut().insert("content-length", 100.into());
-                Ok(response)
-            }
-            Some(Behaviour::Slow(_)) | None if delete() => Ok(raw(200, "{\"success\": true}".to_owned())),
-            Some(Behaviour::Slow(_)) | None => Ok(no(404, "the group has no picture")),
-        }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn take_next(memory: &mut Memory) -> Option<Behaviour> {
-    let (behaviour, times) = memory.next?;
-    memory.next = (times > 1).then_some((behaviour, times - 1));
-    Some(behaviour)
+fn unread(status: StatusCode) -> Response<Body> {
+    reply::refusal(status, "the body is not whole, or larger than 64 KiB")
+}
+
+/// Reads a body to its end.
+async fn read(body: Incoming) -> Result<Bytes, StatusCode> {
+    match tokio::time::timeout(READ_WITHIN, Limited::new(body, LARGEST_BODY).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(fault)) if fault.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
 }

@@ -1,63 +1,103 @@
-//! The ways in which the sandbox can be told to answer a DELETE.
+//! What the sandbox can be told to do wrong: one list, read from group ids and from the control route alike.
 
+use hyper::StatusCode;
+use std::fmt;
 use std::time::Duration;
 
-/// One way to answer.
+/// One way to treat a DELETE other than as a provider in good health would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Behaviour {
-    /// This status with a message; `Retry-After: 7` with 429.
-    Status(u16),
-    /// 200 with `success: false`.
+    /// This status at once; the picture stays.
+    Answer(StatusCode),
+    /// 200 with `success: false`; the picture stays.
     False,
-    /// 307 to another path.
+    /// 307 to another path of the same host; the picture stays.
     Redirect,
-    /// 200 with a body that is not JSON.
+    /// 200 with a body that is not JSON; the picture stays.
     Garbage,
-    /// A whole success after this long.
-    Slow(Duration),
-    /// Deletes, then closes without a byte.
-    HangUpAfterReading,
-    /// Closes without a byte, and deletes nothing.
-    HangUpLost,
-    /// Deletes, then sends a part of its answer and closes.
+    /// 200 whose body ends before its Content-Length does; the picture is gone.
     CutBody,
-    /// Closes connections before anything is read from them.
+    /// As it should be, but late.
+    Slow(Duration),
+    /// The connection ends as soon as it was accepted. Only the control route can ask for this: a group id
+    /// is known too late.
     HangUpBeforeReading,
+    /// The connection ends without an answer; the picture is gone.
+    HangUpAfterReading,
+    /// The connection ends without an answer; the picture stays.
+    HangUpLost,
 }
 
-const SLOWEST_MS: u64 = 60_000;
-const STATUSES: [u16; 10] = [400, 401, 403, 404, 429, 500, 502, 503, 202, 204];
-const WORDS: [(&str, Behaviour); 7] = [
+/// All of them by name, apart from `slow-<ms>`.
+const NAMED: [(&str, Behaviour); 17] = [
+    ("answer-202", Behaviour::Answer(StatusCode::ACCEPTED)),
+    ("answer-204", Behaviour::Answer(StatusCode::NO_CONTENT)),
+    ("answer-400", Behaviour::Answer(StatusCode::BAD_REQUEST)),
+    ("answer-401", Behaviour::Answer(StatusCode::UNAUTHORIZED)),
+    ("answer-403", Behaviour::Answer(StatusCode::FORBIDDEN)),
+    ("answer-404", Behaviour::Answer(StatusCode::NOT_FOUND)),
+    ("answer-429", Behaviour::Answer(StatusCode::TOO_MANY_REQUESTS)),
+    ("answer-500", Behaviour::Answer(StatusCode::INTERNAL_SERVER_ERROR)),
+    ("answer-502", Behaviour::Answer(StatusCode::BAD_GATEWAY)),
+    ("answer-503", Behaviour::Answer(StatusCode::SERVICE_UNAVAILABLE)),
     ("answer-false", Behaviour::False),
     ("answer-redirect", Behaviour::Redirect),
     ("answer-garbage", Behaviour::Garbage),
-    ("hang-up-after-reading", Behaviour::HangUpAfterReading),
-    ("hang-up-lost", Behaviour::HangUpLost),
     ("cut-body", Behaviour::CutBody),
     ("hang-up-before-reading", Behaviour::HangUpBeforeReading),
+    ("hang-up-after-reading", Behaviour::HangUpAfterReading),
+    ("hang-up-lost", Behaviour::HangUpLost),
 ];
+const SLOW: &str = "slow-";
+const SLOW_SHOWN: &str = "slow-<ms>";
+const SLOWEST_MS: u64 = 60_000;
 
-/// What a word, or a group id that begins with one, asks for.
-pub(super) fn parse(text: &str) -> Option<Behaviour> {
-    let begins = |word: &str| text.strip_prefix(word).filter(|rest| rest.is_empty() || rest.starts_with(['-', '@']));
-    if let Some((_, behaviour)) = WORDS.iter().find(|(word, _)| begins(word).is_some()) {
-        return Some(*behaviour);
-    }
-    if let Some(rest) = text.strip_prefix("slow-") {
-        let digits = rest.split(['-', '@']).next()?;
-        return digits.parse().ok().filter(|ms| *ms <= SLOWEST_MS).map(|ms| Behaviour::Slow(Duration::from_millis(ms)));
-    }
-    STATUSES
-        .iter()
-        .find(|status| begins(&format!("answer-{status}")).is_some())
-        .map(|status| Behaviour::Status(*status))
+/// The names of all behaviours, `slow-<ms>` last.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    NAMED.iter().map(|(name, _)| *name).chain([SLOW_SHOWN])
 }
 
-/// All words, for people.
-pub(super) fn words() -> String {
-    let statuses = STATUSES.iter().map(|status| format!("answer-{status}"));
-    let words = WORDS.iter().map(|(word, _)| (*word).to_owned());
-    statuses.chain(words).chain(["slow-<ms>".to_owned()]).collect::<Vec<_>>().join(", ")
+impl Behaviour {
+    /// The behaviour that this is the whole name of. More than 60 s of `slow-<ms>` are 60 s.
+    pub(super) fn named(text: &str) -> Option<Self> {
+        if let Some(ms) = text.strip_prefix(SLOW) {
+            let all_digits = !ms.is_empty() && ms.bytes().all(|byte| byte.is_ascii_digit());
+            // What does not even fit into the number is more than the most there can be, too.
+            let ms = ms.parse().unwrap_or(SLOWEST_MS).min(SLOWEST_MS);
+            return all_digits.then_some(Self::Slow(Duration::from_millis(ms)));
+        }
+        NAMED.iter().find(|(name, _)| *name == text).map(|(_, behaviour)| *behaviour)
+    }
+
+    /// The behaviour that a group id without its `@g.us` asks for: the name alone, or the name, `-` and
+    /// anything.
+    pub(super) fn of_group(bare: &str) -> Option<Self> {
+        let ends = bare.match_indices('-').map(|(at, _)| at).chain([bare.len()]);
+        ends.filter_map(|end| bare.get(..end).and_then(Self::named)).find(|asked| *asked != Self::HangUpBeforeReading)
+    }
+
+    /// Whether a picture that was there is gone after it.
+    pub(super) fn takes_down(self) -> bool {
+        match self {
+            Self::CutBody | Self::Slow(_) | Self::HangUpAfterReading => true,
+            Self::Answer(_)
+            | Self::False
+            | Self::Redirect
+            | Self::Garbage
+            | Self::HangUpBeforeReading
+            | Self::HangUpLost => false,
+        }
+    }
+}
+
+impl fmt::Display for Behaviour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Slow(wait) = self {
+            return write!(f, "{SLOW}{}", wait.as_millis());
+        }
+        let named = NAMED.iter().find(|(_, behaviour)| behaviour == self);
+        f.write_str(named.map_or("unnamed", |(name, _)| name))
+    }
 }
 
 #[cfg(test)]
@@ -65,13 +105,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_group_id_asks_for_a_behaviour_by_how_it_begins() {
-        assert_eq!(parse("answer-404"), Some(Behaviour::Status(404)));
-        assert_eq!(parse("answer-404-a@g.us"), Some(Behaviour::Status(404)));
-        assert_eq!(parse("slow-1500@g.us"), Some(Behaviour::Slow(Duration::from_millis(1500))));
-        assert_eq!(parse("cut-body"), Some(Behaviour::CutBody));
-        for other in ["answer-4040", "answer-418", "slow-", "slow-99999999", "cut-bodyx", "120363000000000001@g.us"] {
-            assert_eq!(parse(other), None, "{other}");
+    fn every_name_reads_back_as_itself() {
+        for (name, behaviour) in NAMED {
+            assert_eq!(Behaviour::named(name), Some(behaviour));
+            assert_eq!(behaviour.to_string(), name);
+        }
+        assert_eq!(Behaviour::named("slow-7").map(|slow| slow.to_string()).as_deref(), Some("slow-7"));
+    }
+
+    #[test]
+    fn a_group_may_say_more_after_a_dash_and_nothing_else() {
+        let asked = Behaviour::of_group;
+        assert_eq!(asked("answer-404"), Behaviour::named("answer-404"));
+        assert_eq!(asked("answer-404-a-b"), Behaviour::named("answer-404"));
+        assert_eq!(asked("slow-20-slow-90"), Some(Behaviour::Slow(Duration::from_millis(20))));
+        for other in
+            ["answer-4040", "answer-404_a", "answer-418", "an-answer-404", "slow-", "slow-1a", "slow-+1", "slow"]
+        {
+            assert_eq!(asked(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_group_can_end_a_connection_before_it_was_read() {
+        assert_eq!(Behaviour::of_group("hang-up-before-reading"), None);
+        assert_eq!(Behaviour::named("hang-up-before-reading"), Some(Behaviour::HangUpBeforeReading));
+    }
+
+    #[test]
+    fn slow_is_at_most_a_minute() {
+        for long in ["slow-60001", "slow-99999999999999999999999999"] {
+            assert_eq!(Behaviour::named(long), Some(Behaviour::Slow(Duration::from_secs(60))), "{long}");
         }
     }
 }
