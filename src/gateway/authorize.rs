@@ -4,7 +4,7 @@ use super::authenticate::Caller;
 use super::trace::Trace;
 use crate::error::Refused;
 use crate::id::Target;
-use crate::ledger::entry::{Intention, Named};
+use crate::ledger::entry::Intention;
 use crate::policy::Policy;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,7 +47,8 @@ impl Permit {
             caller: who.caller,
             credential: who.credential,
             peer,
-            target: Named::from(&accepted.target),
+            session: accepted.target.session.clone(),
+            group: accepted.target.group.clone(),
             rule: self.rule,
             policy: self.policy,
             trace_id: once("traceparent").and_then(trace_id),

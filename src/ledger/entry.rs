@@ -2,9 +2,10 @@
 
 use crate::clock::Timestamp;
 use crate::error::Sent;
-use crate::id::{CallerName, RequestId, Target};
+use crate::id::{CallerName, GroupId, RequestId, SessionId, Target};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -19,8 +20,8 @@ pub struct Intention {
     pub caller: CallerName,
     pub credential: CallerName,
     pub peer: IpAddr,
-    #[serde(flatten)]
-    pub target: Named,
+    pub session: SessionId,
+    pub group: GroupId,
     pub rule: Arc<str>,
     pub policy: Arc<str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,8 +34,8 @@ pub struct Intention {
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs)]
 pub struct Named {
-    pub session: crate::id::SessionId,
-    pub group: crate::id::GroupId,
+    pub session: SessionId,
+    pub group: GroupId,
 }
 
 impl From<&Target> for Named {
@@ -129,27 +130,23 @@ pub enum Body {
     },
 }
 
-#[derive(Serialize)]
-struct Entry<'a> {
-    v: u8,
-    seq: u64,
-    time: Timestamp,
-    #[serde(flatten)]
-    body: &'a Body,
-}
-
 /// The bytes of an entry: what is stored, exported and, later, hashed.
 ///
 /// # Errors
 /// Never for the bodies above; the error is there because serialisation has one.
 pub fn encode(seq: u64, time: Timestamp, body: &Body) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&Entry { v: VERSION, seq, time, body })
+    // A body is an object: its members are set behind the common ones, without a second pass over them.
+    let mut bytes = Vec::with_capacity(512);
+    let _ = write!(bytes, "{{\"v\":{VERSION},\"seq\":{seq},\"time\":\"{time}\",");
+    let joint = bytes.len();
+    serde_json::to_writer(&mut bytes, body)?;
+    bytes.remove(joint);
+    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{GroupId, SessionId};
 
     #[test]
     fn an_intent_reads_as_the_design_says() {
@@ -161,7 +158,8 @@ mod tests {
             caller: name("c"),
             credential: name("t"),
             peer: "10.0.0.1".parse().unwrap(),
-            target: Named::from(&target),
+            session: target.session,
+            group: target.group,
             rule: "c.allow[0]".into(),
             policy: "sha256:x".into(),
             trace_id: None,

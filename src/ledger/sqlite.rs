@@ -60,7 +60,7 @@ impl Sqlite {
 impl Ledger for Sqlite {
     fn intend(&self, intention: Intention) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.send(Op::Intend(Box::new(intention), answer));
+        let asked = self.ops.send(Op::Intend(intention.request_id, Box::new(Body::Intent(intention)), answer));
         Box::pin(async move {
             if asked.is_err() {
                 return Intended::Unavailable;
@@ -71,7 +71,7 @@ impl Ledger for Sqlite {
 
     fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.send(Op::Conclude(recorded.seq, outcome, answer));
+        let asked = self.ops.send(Op::Conclude(recorded.seq, Box::new(Body::Outcome(outcome)), answer));
         Box::pin(async move {
             asked.map_err(|_| NotRecorded)?;
             wait.await.unwrap_or(Err(NotRecorded))

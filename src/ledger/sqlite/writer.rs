@@ -11,7 +11,7 @@ use crate::clock::{Timestamp, moment, since};
 use crate::config;
 use crate::error::Sent;
 use crate::id::RequestId;
-use crate::ledger::entry::{Body, End, Intention, Outcome, encode};
+use crate::ledger::entry::{Body, End, Outcome, encode};
 use crate::ledger::{Health, Intended, NotRecorded, OpenError, Recorded};
 use crate::telemetry::Metrics;
 use rusqlite::Connection;
@@ -23,8 +23,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 const BATCH_AT_MOST: usize = 256;
 
 pub(super) enum Op {
-    Intend(Box<Intention>, oneshot::Sender<Intended>),
-    Conclude(u64, Outcome, oneshot::Sender<Result<(), NotRecorded>>),
+    Intend(RequestId, Box<Body>, oneshot::Sender<Intended>),
+    Conclude(u64, Box<Body>, oneshot::Sender<Result<(), NotRecorded>>),
     Note(Box<Body>),
     Close,
 }
@@ -196,14 +196,14 @@ impl Writer {
         let mut owed = Vec::with_capacity(batch.len());
         for op in batch {
             owed.push(match op {
-                Op::Intend(intention, _) => {
-                    let request_id = intention.request_id;
-                    let (seq, time) = self.append(&Body::Intent((**intention).clone()))?;
+                Op::Intend(request_id, body, _) => {
+                    let request_id = *request_id;
+                    let (seq, time) = self.append(body)?;
                     database::take_off(&self.db, seq, &request_id.to_string())?;
                     Some(Recorded { seq, request_id, time })
                 }
-                Op::Conclude(seq, outcome, _) => {
-                    self.append(&Body::Outcome(outcome.clone()))?;
+                Op::Conclude(seq, body, _) => {
+                    self.append(body)?;
                     database::land(&self.db, *seq)?;
                     None
                 }
@@ -232,8 +232,8 @@ impl Writer {
 fn answer(batch: Vec<Op>, owed: Vec<Option<Recorded>>) {
     for (op, recorded) in batch.into_iter().zip(owed) {
         match (op, recorded) {
-            (Op::Intend(_, answer), Some(recorded)) => drop(answer.send(Intended::Recorded(recorded))),
-            (Op::Intend(_, answer), None) => drop(answer.send(Intended::Unavailable)),
+            (Op::Intend(_, _, answer), Some(recorded)) => drop(answer.send(Intended::Recorded(recorded))),
+            (Op::Intend(_, _, answer), None) => drop(answer.send(Intended::Unavailable)),
             (Op::Conclude(_, _, answer), _) => drop(answer.send(Ok(()))),
             (Op::Note(_) | Op::Close, _) => {}
         }
@@ -243,7 +243,7 @@ fn answer(batch: Vec<Op>, owed: Vec<Option<Recorded>>) {
 fn refuse(batch: Vec<Op>) {
     for op in batch {
         match op {
-            Op::Intend(_, answer) => drop(answer.send(Intended::Unavailable)),
+            Op::Intend(_, _, answer) => drop(answer.send(Intended::Unavailable)),
             Op::Conclude(_, _, answer) => drop(answer.send(Err(NotRecorded))),
             Op::Note(_) | Op::Close => {}
         }
