@@ -15,9 +15,9 @@
 //! }
 //! ```
 //! ```compile_fail,E0451
-//! # use wasend_gateway::{gateway::intend::Intent, ledger::Recorded};
-//! fn an_intent_out_of_nothing(recorded: Recorded) -> Intent {
-//!     Intent { recorded, prepared: todo!(), deadline: todo!() }
+//! # use wasend_gateway::{clock::Moment, gateway::intend::Intent, ledger::Recorded, upstream::Prepared};
+//! fn an_intent_out_of_nothing(recorded: Recorded, prepared: Prepared, deadline: Moment) -> Intent {
+//!     Intent { recorded, prepared, deadline, slot: None }
 //! }
 //! ```
 //! ```compile_fail,E0599
