@@ -3,8 +3,13 @@
 # own SDK, and the tools that the tests look with. Debian or Ubuntu; elsewhere it says what is missing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-work=tests/clients/.work
-sdk=1.3.3
+readonly work=tests/clients/.work
+# The provider's SDK first, then what it needs, so that two machines test the same.
+readonly packages=(
+    wasend==1.3.3 attrs==26.1.0 cattrs==26.2.1 jsii==1.142.0 publication==0.0.3
+    python-dateutil==4.0.0 typeguard==2.13.3 typing_extensions==4.16.0 tzdata==2026.6
+)
+readonly nextest=0.9.143
 
 missing=()
 need() { command -v "$1" > /dev/null || missing+=("$2"); }
@@ -17,39 +22,43 @@ need go golang-go
 need python3 python3
 need strace strace
 need systemd-analyze systemd
-php -m 2> /dev/null | grep -qi '^curl$' || missing+=(php-curl)
+php -r 'exit(extension_loaded("curl") ? 0 : 1);' 2> /dev/null || missing+=(php-curl)
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 
 if [ ${#missing[@]} -gt 0 ]; then
     echo "setup: installing ${missing[*]}"
     root=()
     [ "$(id -u)" -eq 0 ] || root=(sudo)
-    if ! command -v apt-get > /dev/null; then
-        echo "setup: there is no apt-get here; install by hand what these Debian packages hold: ${missing[*]}" >&2
-        exit 1
-    fi
+    for tool in apt-get "${root[@]}"; do
+        if ! command -v "$tool" > /dev/null; then
+            echo "setup: there is no $tool here; install by hand what these Debian packages hold: ${missing[*]}" >&2
+            exit 1
+        fi
+    done
     "${root[@]}" apt-get update -qq
     DEBIAN_FRONTEND=noninteractive "${root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
 fi
 
 if ! command -v cargo-nextest > /dev/null; then
     echo "setup: installing cargo-nextest"
-    cargo install cargo-nextest --locked --quiet
+    cargo install cargo-nextest --version "$nextest" --locked --quiet
 fi
 
 mkdir -p "$work"
-if ! "$work/venv/bin/python" -c "import importlib.metadata as m; assert m.version('wasend') == '$sdk'" 2> /dev/null; then
-    echo "setup: installing the provider's SDK, wasend $sdk"
+# Written last, so that an installation that was cut off is made anew.
+if [ "$(cat "$work/installed" 2> /dev/null)" != "${packages[*]}" ] || ! "$work/venv/bin/python" -c 'import wasend._jsii' 2> /dev/null; then
+    echo "setup: installing the provider's SDK, ${packages[0]}"
+    rm -rf "$work/installed" "$work/venv" "$work/node_modules"
     python3 -m venv "$work/venv"
-    "$work/venv/bin/pip" install --quiet --disable-pip-version-check "wasend==$sdk"
-fi
-
-# The Python SDK carries the JavaScript one inside it.
-if [ ! -f "$work/node_modules/@wasend/core/package.json" ]; then
+    "$work/venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
+    # The Python SDK carries the JavaScript one inside it.
     mkdir -p "$work/node_modules/@wasend/core"
     package=$("$work/venv/bin/python" -c 'import importlib.util as i; print(i.find_spec("wasend").submodule_search_locations[0])')
-    tar -xzf "$package/_jsii/core@$sdk.jsii.tgz" -C "$work/node_modules/@wasend/core" --strip-components=1
+    tar -xzf "$package"/_jsii/core@*.jsii.tgz -C "$work/node_modules/@wasend/core" --strip-components=1
+    echo "${packages[*]}" > "$work/installed"
 fi
+# Node looks beside the programs; so they run where they are.
+ln -sfn .work/node_modules tests/clients/node_modules
 
 if [ ! -x "$work/go-client" ] || [ tests/clients/client.go -nt "$work/go-client" ]; then
     (cd tests/clients && GO111MODULE=off GOFLAGS='' go build -o .work/go-client client.go)

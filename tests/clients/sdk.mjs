@@ -1,5 +1,5 @@
 // The provider's JavaScript SDK as an ES module. Arguments: base URL, then key, session and group of each call.
-import core from '@wasend/core';
+import { WasendClient } from '@wasend/core';
 import { deleteAll } from './calls.cjs';
 
-await deleteAll(core.WasendClient);
+await deleteAll(WasendClient);

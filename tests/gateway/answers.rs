@@ -133,6 +133,25 @@ fn a_silent_provider_is_waited_for_until_the_budget_is_spent() {
 }
 
 #[test]
+fn a_connection_that_ends_unread_is_unknown_and_nothing_is_sent_again() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    // First on a connection of its own, then on one that a success left open.
+    for before in [0, 1] {
+        assert_eq!(provider.heads().len(), before);
+        provider.next(Reply::HangUpUnread);
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        assert_eq!(
+            (answer.status, answer.code().as_str(), answer.sent().as_str()),
+            (504, "outcome-unknown", "unknown")
+        );
+        assert_eq!(gateway.of_kind("outcome").pop().unwrap()["outcome"], "unknown");
+        assert_eq!(provider.heads().len(), before, "not sent again");
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    }
+}
+
+#[test]
 fn an_unreachable_provider_means_that_nothing_was_sent() {
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gateway = Gateway::start(&format!("http://{gone}"));

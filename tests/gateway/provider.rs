@@ -16,8 +16,10 @@ pub enum Reply {
     RawThenClose(Vec<u8>),
     /// A JSON answer with its own framing.
     Json(u16, &'static str),
-    /// Close at once.
+    /// Close when the request is read.
     HangUp,
+    /// Close when the request is there, and read nothing of it.
+    HangUpUnread,
     /// Nothing, until the other side gives up.
     Silent,
     /// A success after this long.
@@ -29,6 +31,17 @@ struct Memory {
     heads: Mutex<Vec<String>>,
     script: Mutex<VecDeque<Reply>>,
     bytes: AtomicUsize,
+}
+
+impl Memory {
+    fn hangs_up_unread(&self) -> bool {
+        let mut script = self.script.lock().unwrap();
+        let unread = matches!(script.front(), Some(Reply::HangUpUnread));
+        if unread {
+            script.pop_front();
+        }
+        unread
+    }
 }
 
 pub struct Provider {
@@ -55,7 +68,7 @@ fn connection(memory: &Memory, mut stream: TcpStream) {
                     let _ = stream.write_all(&bytes);
                     return;
                 }
-                Reply::HangUp => return,
+                Reply::HangUp | Reply::HangUpUnread => return,
                 Reply::Silent => {
                     let _ = stream.read(&mut buffer);
                     return;
@@ -68,6 +81,9 @@ fn connection(memory: &Memory, mut stream: TcpStream) {
             if sent.is_err() {
                 return;
             }
+        }
+        if matches!(stream.peek(&mut buffer), Ok(1..)) && memory.hangs_up_unread() {
+            return;
         }
         match stream.read(&mut buffer) {
             Ok(0) | Err(_) => return,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wasend-gateway");
@@ -65,6 +66,16 @@ pub struct Gateway {
     pub listen: SocketAddr,
     pub ops: SocketAddr,
     log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// Hands on each line with its end, until the other side closes.
+fn each_line(from: impl Read, mut take: impl FnMut(&str)) {
+    let (mut from, mut line) = (BufReader::new(from), Vec::new());
+    while let Ok(1..) = from.read_until(b'\n', &mut line) {
+        take(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
 }
 
 impl Gateway {
@@ -92,19 +103,20 @@ impl Gateway {
             .spawn()
             .unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        let (mut stderr, shared) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-                shared.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
-            }
-        });
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let ready: Value =
-            serde_json::from_str(&line).unwrap_or_else(|_| panic!("not ready: {line} {}", log.lock().unwrap()));
+        let (stderr, shared) = (child.stderr.take().unwrap(), Arc::clone(&log));
+        let reader = std::thread::spawn(move || each_line(stderr, |line| shared.lock().unwrap().push_str(line)));
+        let (stdout, (send, lines)) = (child.stdout.take().unwrap(), std::sync::mpsc::channel());
+        std::thread::spawn(move || each_line(stdout, |line| drop(send.send(line.to_owned()))));
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut gateway = Self { listen: nowhere, ops: nowhere, folder, child, log, reader: Some(reader) };
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_default();
+        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
+            gateway.kill();
+            panic!("not ready: {line:?}");
+        };
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
-        Self { listen: address("listen"), ops: address("ops"), folder, child, log }
+        (gateway.listen, gateway.ops) = (address("listen"), address("ops"));
+        gateway
     }
 
     pub fn config(&self) -> PathBuf {
@@ -127,6 +139,7 @@ impl Gateway {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
+        self.reader.take().map(JoinHandle::join);
         status.unwrap()
     }
 
@@ -137,7 +150,7 @@ impl Gateway {
 
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.ended();
     }
 
     pub fn process_id(&self) -> u32 {
@@ -159,6 +172,7 @@ impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        self.reader.take().map(JoinHandle::join);
         if std::thread::panicking() {
             eprintln!("the gateway's log:\n{}", self.log());
         }
