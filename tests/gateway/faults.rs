@@ -3,8 +3,7 @@
 
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, TARGET, TOKEN, eventually};
-use crate::wire::{connect, delete, request, response};
-use std::io::Write;
+use crate::wire::{delete, response};
 use std::process::{Child, Command, Stdio};
 
 /// strace, attached.
@@ -100,8 +99,7 @@ fn an_outcome_that_cannot_be_recorded_leaves_the_answer_true_and_says_so() {
         let provider = Provider::start();
         let mut gateway = Gateway::start(&provider.url());
         provider.next(Reply::Late(std::time::Duration::from_secs(3)));
-        let mut waiting = connect(gateway.listen);
-        waiting.write_all(request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n")).as_bytes()).unwrap();
+        let mut waiting = gateway.send();
         eventually("it is at the provider", || provider.heads().len() == 1);
         let strace =
             Strace::attach(&gateway, &["-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=EIO")]);

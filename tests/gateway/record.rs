@@ -2,22 +2,16 @@
 
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
-use crate::wire::{connect, delete, request};
+use crate::wire::delete;
 use std::io::Write;
 use std::process::Command;
-
-fn send(gateway: &Gateway) -> std::net::TcpStream {
-    let mut stream = connect(gateway.listen);
-    stream.write_all(request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n")).as_bytes()).unwrap();
-    stream
-}
 
 #[test]
 fn the_intent_is_recorded_before_the_provider_reads_anything() {
     let provider = Provider::start();
     let gateway = Gateway::start(&provider.url());
     provider.next(Reply::Silent);
-    let _waiting = send(&gateway);
+    let _waiting = gateway.send();
     eventually("it is at the provider", || provider.heads().len() == 1);
     assert_eq!((gateway.of_kind("intent").len(), gateway.of_kind("outcome").len()), (1, 0));
     let open = command(&["audit", "search", "--outcome", "open", "--json"], &gateway.config());
@@ -29,7 +23,7 @@ fn after_kill_nine_an_open_intent_becomes_unknown_and_is_never_sent_again() {
     let provider = Provider::start();
     let mut gateway = Gateway::start(&provider.url());
     provider.next(Reply::Silent);
-    let _waiting = send(&gateway);
+    let _waiting = gateway.send();
     eventually("it is at the provider", || provider.heads().len() == 1);
     gateway.kill();
     let text = std::fs::read_to_string(gateway.config()).unwrap();
@@ -51,7 +45,7 @@ fn a_caller_that_hangs_up_stops_nothing() {
     for reset in [false, true] {
         provider.next(Reply::Late(std::time::Duration::from_millis(300)));
         let before = provider.heads().len();
-        let stream = send(&gateway);
+        let stream = gateway.send();
         eventually("it is at the provider", || provider.heads().len() > before);
         if reset {
             rustix::net::sockopt::set_socket_linger(&stream, Some(std::time::Duration::ZERO)).unwrap();
@@ -144,7 +138,7 @@ fn a_full_disk_means_503_and_nothing_sent_and_it_goes_on_by_itself() {
     let gateway = Gateway::with(&text);
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
     provider.next(Reply::Late(std::time::Duration::from_secs(2)));
-    let mut accepted = send(&gateway);
+    let mut accepted = gateway.send();
     eventually("it is at the provider", || provider.heads().len() == 2);
     let filler = disk.0.path().join("filler");
     let mut file = std::fs::File::create(&filler).unwrap();

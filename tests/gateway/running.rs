@@ -1,10 +1,11 @@
 //! The real binary, in a folder of its own.
 
+use crate::wire::{connect, request};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -155,6 +156,13 @@ impl Gateway {
 
     pub fn process_id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends the usual deletion and does not wait for its answer.
+    pub fn send(&self) -> TcpStream {
+        let mut stream = connect(self.listen);
+        stream.write_all(request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n")).as_bytes()).unwrap();
+        stream
     }
 
     /// Every entry, through `audit export`.

@@ -6,19 +6,13 @@ use crate::wire::{connect, delete, get, request, response};
 use std::io::Write;
 use std::time::Duration;
 
-fn send(gateway: &Gateway) -> std::net::TcpStream {
-    let mut stream = connect(gateway.listen);
-    stream.write_all(request(TARGET, &format!("Authorization: Bearer {TOKEN}\r\n")).as_bytes()).unwrap();
-    stream
-}
-
 #[test]
 fn sigterm_finishes_what_is_under_way_and_takes_nothing_new() {
     let provider = Provider::start();
     let mut gateway = Gateway::start(&provider.url());
     let mut idle = connect(gateway.listen);
     provider.next(Reply::Late(Duration::from_secs(1)));
-    let mut waiting = send(&gateway);
+    let mut waiting = gateway.send();
     eventually("it is at the provider", || provider.heads().len() == 1);
     gateway.signal("TERM");
     eventually("it is not ready", || get(gateway.ops, "/readyz").status == 503);
@@ -40,7 +34,7 @@ fn what_does_not_finish_in_time_is_recorded_as_unknown() {
         &caller("moderation", TOKEN, ""),
     ));
     provider.next(Reply::Silent);
-    let mut waiting = send(&gateway);
+    let mut waiting = gateway.send();
     eventually("it is at the provider", || provider.heads().len() == 1);
     assert_eq!(gateway.stop().code(), Some(0));
     assert_eq!(response(&mut waiting).unwrap().code(), "outcome-unknown");
@@ -52,7 +46,7 @@ fn a_second_sigterm_ends_at_once() {
     let provider = Provider::start();
     let mut gateway = Gateway::start(&provider.url());
     provider.next(Reply::Silent);
-    let _waiting = send(&gateway);
+    let _waiting = gateway.send();
     eventually("it is at the provider", || provider.heads().len() == 1);
     gateway.signal("TERM");
     eventually("it is draining", || gateway.log().contains("stopping"));
