@@ -1,6 +1,10 @@
 //! argv in, exit code out.
 #![forbid(unsafe_code)]
 
+/// musl's allocator, which a static binary would get, takes one lock for all threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     wasend_gateway::cli::run().into()
 }

@@ -1,13 +1,15 @@
 //! What the process tells about itself: log lines on stderr, numbers for Prometheus. Never a secret, and
 //! no id as a metric's label.
 
+mod json;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use std::io::IsTerminal;
+use std::io::{BufWriter, IsTerminal};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 
@@ -25,7 +27,9 @@ pub enum Format {
 /// Starts logging. Lines are written by a thread of their own: a reader that stalls costs log lines, never
 /// requests. The guard writes what is left when it is dropped.
 pub fn start_logging(level: tracing::Level, format: Format) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(std::io::stderr());
+    // Flushed whenever the thread has caught up: many lines in one write under load, each at once otherwise.
+    let stderr = BufWriter::with_capacity(64 * 1024, std::io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(stderr);
     let terminal = std::io::stderr().is_terminal();
     let text = match format {
         Format::Auto => terminal,
@@ -37,7 +41,7 @@ pub fn start_logging(level: tracing::Level, format: Format) -> WorkerGuard {
     if text {
         let _ = base.with_ansi(terminal).try_init();
     } else {
-        let _ = base.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init();
+        let _ = base.event_format(json::Lines).try_init();
     }
     guard
 }
