@@ -6,6 +6,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "every kind of value that is not named is shown as it is")]
 
 mod callers;
+pub mod file;
 mod ledger;
 mod listen;
 mod section;
@@ -27,6 +28,8 @@ use std::rc::Rc;
 
 /// `config/default.toml`, compiled in.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
+/// A configuration is written by people.
+const FILE_AT_MOST: u64 = 16 * 1024 * 1024;
 const PREFIX: &str = "WASEND_GATEWAY";
 
 /// A configuration without a fault.
@@ -105,8 +108,8 @@ fn reading(file: &Path) -> Reading {
 
 fn merge(file: &Path) -> Result<Map<String, Value>, Vec<Fault>> {
     let fault = |what: String| vec![Fault { key: "the file".into(), source: file.display().to_string(), what }];
-    let text = std::fs::read_to_string(file).map_err(|e| fault(format!("cannot be read: {e}")))?;
-    let environment = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__").try_parsing(true);
+    let text = file::read_text(file, FILE_AT_MOST).map_err(|e| fault(format!("cannot be read: {e}")))?;
+    let environment = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__");
     let merged = ::config::Config::builder()
         .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
         .add_source(Named { name: file.display().to_string(), text })

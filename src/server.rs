@@ -2,6 +2,7 @@
 
 mod connection;
 mod guard;
+mod hurried;
 mod listener;
 mod ops;
 mod proxy;

@@ -28,11 +28,13 @@ const CONNECT_AT_MOST: Duration = Duration::from_secs(5);
 /// What the provider gets at least to answer in, once connected.
 const LEAST_TO_ANSWER: Duration = Duration::from_secs(1);
 const KEY_AT_MOST: usize = 4096;
+const KEY_FILE_AT_MOST: u64 = 64 * 1024;
 
 /// The way to the provider.
 pub struct Upstream {
     #[expect(clippy::disallowed_types, reason = "this is the one place")]
     client: reqwest::Client,
+    base: reqwest::Url,
     url: String,
     key: ArcSwapOption<HeaderValue>,
     key_file: PathBuf,
@@ -59,7 +61,7 @@ pub enum Unprepared {
 pub enum KeyFault {
     /// The file is not there or empty: the key has been taken away.
     Gone(String),
-    /// What is in it cannot be a key.
+    /// What is in it cannot be a key, or it could not be read: nobody has said that the old one is not to be used.
     Unfit(String),
 }
 
@@ -71,8 +73,10 @@ impl std::fmt::Display for KeyFault {
 }
 
 fn read_key(file: &Path) -> Result<HeaderValue, KeyFault> {
-    let bytes = std::fs::read(file).map_err(|e| KeyFault::Gone(format!("{} cannot be read: {e}", file.display())))?;
-    let bytes = Secret::new(bytes);
+    let bytes = config::file::read(file, KEY_FILE_AT_MOST).map_err(|e| {
+        let what = format!("{} cannot be read: {e}", file.display());
+        if e.kind() == std::io::ErrorKind::NotFound { KeyFault::Gone(what) } else { KeyFault::Unfit(what) }
+    })?;
     let key = bytes.expose().trim_ascii_end();
     if key.is_empty() {
         return Err(KeyFault::Gone(format!("{} is empty; put the provider's key into it", file.display())));
@@ -93,7 +97,7 @@ fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(file) => {
-            let wrong = |e: &dyn std::fmt::Display| format!("upstream.ca_file: {}: {e}", file.display());
+            let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
             for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))? {
                 roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
             }
@@ -106,6 +110,14 @@ fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
 }
 
 impl Upstream {
+    /// What is wrong with the files that the provider needs: a key of the configuration, and what.
+    #[must_use]
+    pub fn faults(config: &config::Upstream) -> Vec<(&'static str, String)> {
+        let key = read_key(&config.api_key_file).err().map(|fault| ("upstream.api_key_file", fault.to_string()));
+        let roots = roots(config.ca_file.as_deref()).err().map(|what| ("upstream.ca_file", what));
+        key.into_iter().chain(roots).collect()
+    }
+
     /// Builds the client and reads the key.
     ///
     /// # Errors
@@ -115,7 +127,7 @@ impl Upstream {
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
-            .with_root_certificates(roots(config.ca_file.as_deref())?)
+            .with_root_certificates(roots(config.ca_file.as_deref()).map_err(|e| format!("upstream.ca_file: {e}"))?)
             .with_no_client_auth();
         let loopback = config.url.starts_with("http://");
         #[expect(clippy::disallowed_types, reason = "this is the one place")]
@@ -135,6 +147,7 @@ impl Upstream {
         let key = read_key(&config.api_key_file).map_err(|e| format!("upstream.api_key_file: {e}"))?;
         Ok(Self {
             client,
+            base: reqwest::Url::parse(&config.url).map_err(|e| format!("upstream.url: {e}"))?,
             url: config.url.clone(),
             key: ArcSwapOption::from_pointee(key),
             key_file: config.api_key_file.clone(),
@@ -191,12 +204,15 @@ impl Upstream {
     /// See [`Unprepared`].
     pub fn prepare(&self, target: &Target) -> Result<Prepared, Unprepared> {
         let meant = format!("{}{}", self.url, target.path());
-        let request = self.client.delete(&meant).build().map_err(|_| Unprepared::OtherUrl)?;
-        if request.url().as_str() != meant {
+        let mut url = self.base.clone();
+        // Only what is compared with what was meant is ever sent; parsing the whole each time costs a microsecond.
+        #[expect(clippy::disallowed_methods, reason = "its text is compared below")]
+        url.set_path(&target.path());
+        if url.as_str() != meant {
             return Err(Unprepared::OtherUrl);
         }
         let Some(key) = self.key.load_full() else { return Err(Unprepared::NoKey) };
-        let mut request = request;
+        let mut request = reqwest::Request::new(reqwest::Method::DELETE, url);
         request.headers_mut().insert(AUTHORIZATION, (*key).clone());
         Ok(Prepared(request))
     }
@@ -248,6 +264,16 @@ mod tests {
         let key = key_of(b"obviously-fake\r\n").unwrap();
         assert_eq!(key.as_bytes(), b"Bearer obviously-fake");
         assert_eq!(format!("{key:?}"), "Sensitive");
+    }
+
+    #[test]
+    fn a_key_is_gone_only_when_its_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(read_key(&folder.path().join("none")), Err(KeyFault::Gone(_))));
+        assert!(matches!(read_key(folder.path()), Err(KeyFault::Unfit(_))));
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        assert!(matches!(read_key(&pipe), Err(KeyFault::Unfit(_))));
     }
 
     #[test]

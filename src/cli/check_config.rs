@@ -1,18 +1,34 @@
 //! `check-config`: all faults, or all effective values with where each comes from.
 
 use super::{Exit, page};
-use crate::config;
+use crate::config::{self, Config, Fault};
+use crate::server::Certificate;
+use crate::upstream::Upstream;
 use std::path::Path;
 
 pub(super) fn run(file: &Path) -> Exit {
-    match config::load(file) {
-        Err(faults) => page::faults(file, &faults),
-        Ok(loaded) => {
-            page::line(page::table(&["key", "value", "from"], loaded.effective.into_iter().map(Vec::from)));
-            for warning in loaded.warnings {
-                page::complain(format_args!("warning: {warning}"));
-            }
-            Exit::Done
-        }
+    let loaded = match config::load(file) {
+        Ok(loaded) => loaded,
+        Err(faults) => return page::faults(file, &faults),
+    };
+    let faults = of_files(&loaded.config);
+    if !faults.is_empty() {
+        return page::faults(file, &faults);
     }
+    page::line(page::table(&["key", "value", "from"], loaded.effective.into_iter().map(Vec::from)));
+    for warning in loaded.warnings {
+        page::complain(format_args!("warning: {warning}"));
+    }
+    Exit::Done
+}
+
+/// What is wrong with the files that a configuration names: the provider's key, certificates and their keys.
+pub(super) fn of_files(config: &Config) -> Vec<Fault> {
+    let fault = |key: &str, what: String| Fault { key: key.to_owned(), source: "a file".to_owned(), what };
+    let mut faults: Vec<Fault> =
+        Upstream::faults(&config.upstream).into_iter().map(|(key, what)| fault(key, what)).collect();
+    for (key, tls) in [("listen.tls", &config.listen.tls), ("ops.tls", &config.ops.tls)] {
+        faults.extend(tls.as_ref().and_then(|tls| Certificate::new(tls).err()).map(|what| fault(key, what)));
+    }
+    faults
 }

@@ -41,7 +41,7 @@ pub(super) fn run(question: &Question) -> Exit {
     }
     let policy = Policy::new(&loaded.config.callers);
     let target = Target { session: question.session.clone(), group: question.group.clone() };
-    let decision = policy.decide(&question.caller, question.from, &target);
+    let decision = policy.decide(&question.caller, question.from.to_canonical(), &target);
     let (allowed, reason) = match &decision {
         Ok(rule) => (true, format!("rule {rule} allows it")),
         Err(why) => (false, Problem::from(&Refused::from(why.clone())).detail.into_owned()),

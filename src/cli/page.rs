@@ -15,9 +15,15 @@ pub(super) fn line(text: impl Display) -> bool {
     writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
 }
 
+/// A text for a terminal: what would move the cursor or colour the screen is written out.
+pub(super) fn shown(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect()
+}
+
 /// Writes a line to stderr.
 pub(super) fn complain(text: impl Display) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", shown(&text.to_string()));
 }
 
 /// A table for people.
@@ -26,7 +32,7 @@ pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(head.to_vec());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| shown(cell)));
     }
     // An id that is broken over two lines cannot be copied.
     for (index, _) in head.iter().enumerate().filter(|(_, name)| **name == "request id") {

@@ -1,5 +1,7 @@
 //! `serve`: builds everything, in the order in which it can fail, and runs it until it is told to stop.
 
+mod process;
+
 use super::{Exit, page};
 use crate::config::{self, Config};
 use crate::gateway::Gateway;
@@ -8,6 +10,7 @@ use crate::ledger::sqlite::Sqlite;
 use crate::server::{Certificate, Listener, serve_callers, serve_ops};
 use crate::telemetry::{Metrics, start_logging};
 use crate::upstream::Upstream;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +30,7 @@ pub(super) fn run(file: &Path) -> Exit {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    process::keep_memory_private();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -34,13 +38,15 @@ pub(super) fn run(file: &Path) -> Exit {
             return Exit::Unavailable;
         }
     };
-    runtime.block_on(serve(file, loaded.config)).unwrap_or_else(|exit| exit)
+    runtime.block_on(serve(file, loaded.config, loaded.effective)).unwrap_or_else(|exit| exit)
 }
 
 /// What a reload reaches.
 struct Running {
     file: PathBuf,
     config: Config,
+    /// Key, value and source of every setting, as it is in force.
+    effective: Vec<[String; 3]>,
     gateway: Arc<Gateway>,
     certificates: Vec<Arc<Certificate>>,
 }
@@ -70,17 +76,23 @@ async fn bind(
     })
 }
 
-async fn serve(file: &Path, config: Config) -> Result<Exit, Exit> {
+async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Result<Exit, Exit> {
+    let faults = super::check_config::of_files(&config);
+    if !faults.is_empty() {
+        return Err(page::faults(file, &faults));
+    }
     let upstream = Upstream::new(&config.upstream).map_err(|what| {
         page::complain(what);
         Exit::Usage
     })?;
     let callers_tls = certificate("listen.tls", config.listen.tls.as_ref())?;
     let ops_tls = certificate("ops.tls", config.ops.tls.as_ref())?;
-    let limits = (
-        config.listen.max_connections,
-        if config.listen.proxy_protocol { usize::MAX } else { config.listen.max_connections_per_peer },
-    );
+    let connections = process::connections(&config.listen).map_err(|what| {
+        page::complain(what);
+        Exit::Unavailable
+    })?;
+    let limits =
+        (connections, if config.listen.proxy_protocol { usize::MAX } else { config.listen.max_connections_per_peer });
     let (callers, listen) = bind("listen.address", config.listen.address, limits, callers_tls.is_some()).await?;
     let (operators, ops) = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some()).await?;
     let (metrics, registry) = Metrics::new();
@@ -103,7 +115,7 @@ async fn serve(file: &Path, config: Config) -> Result<Exit, Exit> {
     tracing::info!(%listen, %ops, "ready");
 
     let certificates = [callers_tls, ops_tls].into_iter().flatten().collect();
-    let mut running = Running { file: file.to_owned(), config, gateway, certificates };
+    let mut running = Running { file: file.to_owned(), config, effective, gateway, certificates };
     let exit = running.until_told(&mut signals, ledger.as_ref()).await;
     let gateway = &running.gateway;
     gateway.start_draining();
@@ -167,14 +179,20 @@ impl Running {
         }
     }
 
-    /// Reads callers, rates, key and certificates again. A bad file changes nothing.
+    /// Reads callers, rates, key and certificates again. Each of these files stands for itself: a faulty
+    /// configuration changes nothing, and does not keep a key from being taken away.
     fn reload(&mut self) {
-        if let Err(error) = self.gateway.upstream.reload_key() {
-            tracing::error!(%error, "the provider's key was not reloaded");
+        match self.gateway.upstream.reload_key() {
+            Ok(()) => tracing::info!("the provider's key was read again"),
+            Err(error) if self.gateway.upstream.has_key() => {
+                tracing::error!(%error, "the provider's key was not reloaded; the old one stays");
+            }
+            Err(error) => tracing::error!(%error, "there is no key for the provider any more: nothing can be deleted"),
         }
         for certificate in &self.certificates {
-            if let Err(error) = certificate.reload() {
-                tracing::error!(error, "a certificate was not reloaded; the old one stays");
+            match certificate.reload() {
+                Ok(()) => tracing::info!("a certificate was read again"),
+                Err(error) => tracing::error!(error, "a certificate was not reloaded; the old one stays"),
             }
         }
         match config::load(&self.file) {
@@ -185,19 +203,27 @@ impl Running {
             }
             Ok(loaded) => {
                 loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                let unchanged = Config {
-                    callers: self.config.callers.clone(),
-                    rates: self.config.rates.clone(),
-                    ..loaded.config.clone()
-                };
-                if unchanged != self.config {
-                    tracing::warn!("keys outside of callers and limits.rates have changed; they need a restart");
+                let keys = self.needing_a_restart(&loaded.effective);
+                if !keys.is_empty() {
+                    tracing::warn!(keys = keys.join(", "), "these keys have changed and need a restart");
                 }
                 self.gateway.reload(&loaded.config);
                 self.config.callers = loaded.config.callers;
                 self.config.rates = loaded.config.rates;
-                tracing::info!("callers, rates and key were reloaded");
+                tracing::info!("callers and rates were reloaded");
             }
         }
+    }
+
+    /// The keys outside of `callers` and `limits.rates` whose value is another one than that in force.
+    fn needing_a_restart(&self, new: &[[String; 3]]) -> Vec<String> {
+        let settled = |rows: &[[String; 3]]| -> BTreeSet<(String, String)> {
+            let fixed = |key: &str| !key.starts_with("callers[") && !key.starts_with("limits.rates");
+            rows.iter().filter(|[key, ..]| fixed(key)).map(|[key, value, _]| (key.clone(), value.clone())).collect()
+        };
+        let (old, new) = (settled(&self.effective), settled(new));
+        let mut keys: Vec<String> = old.symmetric_difference(&new).map(|(key, _)| key.clone()).collect();
+        keys.dedup();
+        keys
     }
 }

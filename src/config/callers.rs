@@ -6,6 +6,9 @@ use crate::clock::Timestamp;
 use crate::id::CallerName;
 use ipnet::IpNet;
 
+/// 100,000 groups take about 3 MB.
+const GROUPS_FILE_AT_MOST: u64 = 256 * 1024 * 1024;
+
 /// One caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
@@ -40,7 +43,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// At most `max` in any `per_s` seconds, refilled evenly.
+/// `max` at once, and `max` per `per_s` seconds in the long run: what was used comes back evenly (GCRA).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// How many at once.
@@ -58,13 +61,50 @@ pub struct Rule {
     pub groups: Vec<String>,
 }
 
-/// A pattern is made of what ids are made of, and `*`.
-fn pattern(text: &str) -> Result<String, String> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-_@.*".contains(&b);
-    if text.is_empty() || text.len() > 128 || !text.bytes().all(fits) {
-        return Err(format!("\"{}\" can match no id; ids are made of A-Z a-z 0-9 _ - and @g.us", text.escape_debug()));
+const SUFFIX: &str = "@g.us";
+
+fn is_word(part: &str) -> bool {
+    part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_*".contains(&b))
+}
+
+/// Whether the end of a pattern matches the end of a group's id.
+fn covers(pattern: &[u8], end: &[u8]) -> bool {
+    match (pattern.split_first(), end.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) if covers(rest, end) => true,
+        (Some((b'*', _)), Some((_, end))) => covers(pattern, end),
+        (Some((wanted, rest)), Some((byte, end))) => wanted == byte && covers(rest, end),
+        _ => false,
+    }
+}
+
+/// Whether a pattern could match a group: word characters and `*`, then perhaps what matches `@g.us`, of which a `*`
+/// may take the beginning.
+fn could_match_a_group(text: &str) -> bool {
+    if is_word(text.strip_suffix(SUFFIX).unwrap_or(text)) {
+        return true;
+    }
+    let ends = |head: &str, tail: &str| {
+        let from = if head.ends_with('*') { 0..SUFFIX.len() } else { 0..1 };
+        from.filter_map(|at| SUFFIX.get(at..)).any(|end| covers(tail.as_bytes(), end.as_bytes()))
+    };
+    text.char_indices().map(|(at, _)| text.split_at(at)).any(|(head, tail)| is_word(head) && ends(head, tail))
+}
+
+/// A pattern that can match no id is a slip of the pen, and in a deny rule a dangerous one.
+fn pattern(text: &str, possible: bool, made_of: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 128 || !possible {
+        return Err(format!("\"{}\" can match no id; ids are made of {made_of}", text.escape_debug()));
     }
     Ok(text.to_owned())
+}
+
+fn session(text: &str) -> Result<String, String> {
+    pattern(text, is_word(text), "A-Z a-z 0-9 _ -")
+}
+
+fn group(text: &str) -> Result<String, String> {
+    pattern(text, could_match_a_group(text), "A-Z a-z 0-9 _ - and may end in @g.us")
 }
 
 fn name(text: &str) -> Result<CallerName, String> {
@@ -96,7 +136,13 @@ pub(super) fn rates(section: &mut Section) -> Vec<Rate> {
         rate.finish();
         Rate { max, per_s }
     };
-    section.tables("rates").into_iter().map(read).collect()
+    let rates: Vec<Rate> = section.tables("rates").into_iter().map(read).collect();
+    for (index, rate) in rates.iter().enumerate() {
+        if rates.iter().take(index).any(|earlier| earlier == rate) {
+            section.fault(&format!("rates[{index}]"), None, "is there twice; leave one out");
+        }
+    }
+    rates
 }
 
 impl Token {
@@ -110,15 +156,15 @@ impl Token {
 
 impl Rule {
     fn read(mut section: Section) -> Self {
-        let sessions = section.list("sessions", pattern).unwrap_or_default();
-        let mut groups = section.list("groups", pattern).unwrap_or_default();
+        let sessions = section.list("sessions", session).unwrap_or_default();
+        let mut groups = section.list("groups", group).unwrap_or_default();
         if let Some(file) = section.path("groups_file") {
-            match std::fs::read_to_string(&file) {
+            match super::file::read_text(&file, GROUPS_FILE_AT_MOST) {
                 Err(error) => section.fault("groups_file", None, format!("{} cannot be read: {error}", file.display())),
                 Ok(text) => {
                     for (number, line) in text.lines().enumerate() {
                         let entry = line.split('#').next().unwrap_or_default().trim();
-                        match pattern(entry) {
+                        match group(entry) {
                             _ if entry.is_empty() => {}
                             Ok(entry) => groups.push(entry),
                             Err(what) => section.fault("groups_file", None, format!("line {}: {what}", number + 1)),
@@ -163,7 +209,15 @@ impl Caller {
                     format!("caller `{}` is there twice; give each a name of its own", caller.name),
                 );
             }
+            let mut ids = std::collections::HashSet::new();
             for token in &caller.tokens {
+                if !ids.insert(&token.id) {
+                    let what = format!(
+                        "caller `{}` has two tokens with the id `{}`; entries could not tell them apart",
+                        caller.name, token.id
+                    );
+                    root.fault("callers", None, what);
+                }
                 if !hashes.insert(token.sha256) {
                     let what =
                         format!("token `{}` of caller `{}` is there twice; make a new one", token.id, caller.name);
@@ -172,5 +226,23 @@ impl Caller {
             }
         }
         callers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_that_can_match_no_id_is_a_fault() {
+        for good in ["*", "1", "1@g.us", "*@g.us", "12*", "*@*", "1*@g.*", "*us", "*.us", "a*b*@g.us", "1@g*"] {
+            assert!(group(good).is_ok(), "{good}");
+        }
+        for bad in ["", "1@G.US", "1@c.us", "1@", "@g.us@", "1.us", "1@g.us ", "a b", "é*", "1@g.usx", "*@x"] {
+            assert!(group(bad).is_err(), "{bad}");
+        }
+        for bad in ["s@g.us", "s.1", "*.us", "", "s 1"] {
+            assert!(session(bad).is_err(), "{bad}");
+        }
     }
 }

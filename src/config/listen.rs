@@ -1,7 +1,7 @@
 //! `[listen]`, `[ops]` and their `tls`.
 
 use super::section::Section;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -42,7 +42,16 @@ pub struct Tls {
 /// Reads a network; a single address is a network of one.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let whole = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    whole.map_err(|_| format!("\"{text}\" is not a network; write 10.0.0.0/8 or fd00::/8"))
+    whole.map(canonical).map_err(|_| format!("\"{text}\" is not a network; write 10.0.0.0/8 or fd00::/8"))
+}
+
+/// Addresses are compared as IPv4 where they are IPv4 in an IPv6 coat (RFC 4291 §2.5.5.2).
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = match network {
+        IpNet::V6(v6) => v6.addr().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96)),
+        IpNet::V4(_) => None,
+    };
+    mapped.and_then(|(ip, length)| Ipv4Net::new(ip, length).ok()).map_or(network, IpNet::V4)
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -70,6 +79,10 @@ impl Listen {
             drain_timeout: Duration::from_millis(section.number("drain_timeout_ms", 100, 3_600_000)),
             tls: section.table("tls").and_then(Tls::read),
         };
+        if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
+            let what = "is empty, so anybody could say where it calls from; name the proxies that may (proxy_protocol = true needs it)";
+            section.fault("trusted_proxies", None, what);
+        }
         section.finish();
         listen
     }

@@ -1,9 +1,9 @@
 //! `[upstream]`: the provider.
 
 use super::section::Section;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use url::{Host, Url};
 
 /// The provider, and what we take for its yes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,22 +28,30 @@ pub enum Confirm {
 }
 
 fn origin(text: &str) -> Result<String, String> {
-    let (scheme, rest) = text.split_once("://").ok_or("is not a URL; write https://host")?;
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b);
-    if authority.is_empty() || !authority.bytes().all(fits) {
-        return Err("holds more than scheme, host and port; write https://host:port".to_owned());
-    }
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
+    let meant = text.strip_suffix('/').unwrap_or(text);
+    let url = Url::parse(meant).map_err(|error| format!("is not a URL ({error}); write https://host"))?;
+    let loopback = match url.host() {
+        None => false,
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
     };
-    let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    match scheme {
-        "https" => Ok(format!("https://{authority}")),
-        "http" if loopback => Ok(format!("http://{authority}")),
-        "http" => Err("would send the key in clear text; write https:// (http:// is for loopback alone)".to_owned()),
-        _ => Err(format!("has the scheme {scheme}; write https://")),
+    match url.scheme() {
+        "https" => {}
+        "http" if loopback => {}
+        "http" => {
+            return Err("would send the key in clear text; write https:// (http:// is for loopback alone)".to_owned());
+        }
+        other => return Err(format!("has the scheme {other}; write https://")),
+    }
+    // Every deletion's URL is compared with what was meant, byte for byte: so this one has to be as the parser
+    // writes it.
+    let plain = url.username().is_empty() && url.password().is_none() && url.path() == "/";
+    let normal = url.as_str().strip_suffix('/').unwrap_or_default();
+    match (plain && url.query().is_none() && url.fragment().is_none(), normal == meant) {
+        (false, _) => Err("holds more than scheme, host and port; write https://host:port".to_owned()),
+        (true, false) => Err(format!("is another spelling; write {normal}")),
+        (true, true) => Ok(normal.to_owned()),
     }
 }
 
@@ -73,7 +81,8 @@ mod tests {
         for good in [
             "https://api.wasend.dev",
             "https://api.wasend.dev/",
-            "http://127.0.0.1:80",
+            "https://api.wasend.dev:8443",
+            "http://127.0.0.1:8090",
             "http://[::1]:9",
             "http://localhost:1",
         ] {
@@ -88,6 +97,19 @@ mod tests {
             "a",
             "https://",
             "https://a?b",
+            "https://a#b",
+            "https://a:443",
+            "https://API.wasend.dev",
+            "http://127.0.0.1:80",
+            "http://127.0.0.1:",
+            "https://:443",
+            "https://a:99999",
+            "https://[zz]",
+            "https://127.0.0.1:1:2",
+            "https://0x7f.1",
+            "https:a",
+            " https://a",
+            "https://ä.example",
         ] {
             assert!(origin(bad).is_err(), "{bad}");
         }

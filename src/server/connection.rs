@@ -74,7 +74,7 @@ impl Connection {
     pub(super) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
         let mut peer = peer.ip().to_canonical();
         if self.proxy_protocol {
-            let trusted = self.trusted_proxies.is_empty() || self.trusted_proxies.iter().any(|net| net.contains(&peer));
+            let trusted = self.trusted_proxies.iter().any(|net| net.contains(&peer));
             let told = tokio::time::timeout(self.patience.head, proxy::read(&mut stream)).await;
             match told {
                 Ok(Some(told)) if trusted => peer = told.unwrap_or(peer),

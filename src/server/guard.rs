@@ -2,6 +2,7 @@
 //! place and asks for the judgement. So refusals keep their place in the row of answers, and no byte that a
 //! caller chose is ever parsed twice, perhaps in two ways.
 
+use super::hurried::Hurried;
 use crate::clock::moment;
 use crate::head::{Head, HeadFault, Progress};
 use std::future::Future;
@@ -27,8 +28,6 @@ fn stand_in(judged: Result<&Head, HeadFault>) -> &'static [u8] {
 /// at once could destroy the answer on its way (RFC 9112 §9.6).
 const LINGER_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_secs(1);
-/// How long a caller may take to accept bytes of an answer.
-const WRITE: Duration = Duration::from_secs(10);
 
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +79,7 @@ impl Desk {
 
 /// A connection that is read strictly.
 pub(super) struct Guard<S> {
-    inner: S,
+    inner: Hurried<S>,
     desk: Desk,
     patience: Patience,
     arrived: Vec<u8>,
@@ -92,7 +91,6 @@ pub(super) struct Guard<S> {
     refused: bool,
     timer: Pin<Box<Sleep>>,
     timing: Timing,
-    write_timer: Option<Pin<Box<Sleep>>>,
     lingered: usize,
 }
 
@@ -108,7 +106,7 @@ enum Timing {
 impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     pub(super) fn new(inner: S, desk: Desk, patience: Patience) -> Self {
         Self {
-            inner,
+            inner: Hurried::new(inner),
             desk,
             patience,
             arrived: Vec::new(),
@@ -120,7 +118,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             refused: false,
             timer: Box::pin(tokio::time::sleep(patience.idle)),
             timing: Timing::Nothing,
-            write_timer: None,
             lingered: 0,
         }
     }
@@ -204,17 +201,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             }
         }
     }
-
-    /// A write that makes no progress for too long is an error.
-    fn hurry<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.write_timer = None;
-            return written;
-        }
-        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
@@ -247,9 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write(cx, bytes);
-        this.hurry(cx, written)
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -257,9 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, parts);
-        this.hurry(cx, written)
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -267,17 +249,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
-        this.hurry(cx, flushed)
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
     /// Closes our side; after a refusal reads a little of what still comes, so that the answer arrives.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.timing != Timing::Linger {
-            let shut = Pin::new(&mut this.inner).poll_shutdown(cx);
-            ready!(this.hurry(cx, shut))?;
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
             if !this.refused {
                 return Poll::Ready(Ok(()));
             }

@@ -1,5 +1,6 @@
 //! The operators' port: is it alive, is it ready, and its numbers.
 
+use super::hurried::Hurried;
 use super::tls::Certificate;
 use crate::gateway::Gateway;
 use crate::ledger::Health;
@@ -90,7 +91,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, ro
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Hurried::new(stream)), TowerToHyperService::new(router));
     let mut serving = pin!(serving);
     tokio::select! {
         _ = serving.as_mut() => return,

@@ -28,7 +28,7 @@ pub(super) async fn read(stream: &mut TcpStream) -> Option<Option<IpAddr>> {
             header.push(stream.read_u8().await.ok()?);
         }
     }
-    parse(&header)
+    parse(&header).map(|told| told.map(|ip| ip.to_canonical()))
 }
 
 fn parse(header: &[u8]) -> Option<Option<IpAddr>> {

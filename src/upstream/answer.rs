@@ -51,9 +51,7 @@ pub(super) async fn judge(response: Response, confirm: Confirm) -> Result<Confir
     let body = body(response).await?;
     let json: Option<serde_json::Value> = if encoded { None } else { serde_json::from_slice(&body).ok() };
     match status {
-        200 if json.as_ref().is_some_and(|json| json.get("success") == Some(&true.into())) => {
-            Ok(Confirmed { status, body })
-        }
+        200 if !encoded && says_success(&body) => Ok(Confirmed { status, body }),
         200..=299 if confirm == Confirm::Any2xx => Ok(Confirmed {
             status,
             body: if json.is_some() { body } else { Bytes::from_static(b"{\"success\":true}") },
@@ -83,10 +81,26 @@ async fn body(mut response: Response) -> Result<Bytes, Failed> {
     }
 }
 
+/// `success: true`, once.
+#[derive(serde::Deserialize)]
+struct Yes {
+    success: bool,
+}
+
+fn says_success(body: &[u8]) -> bool {
+    serde_json::from_slice::<Yes>(body).is_ok_and(|yes| yes.success)
+}
+
+/// Characters that change how the text around them is shown, and are not shown themselves.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 /// The provider's words, as plain text.
 fn message(json: &serde_json::Value) -> Option<String> {
     let text = json.get("message").or_else(|| json.get("error"))?.as_str()?;
-    let plain: String = text.chars().filter(|c| !c.is_control()).take(MESSAGE_AT_MOST).collect();
+    let plain: String = text.chars().filter(|c| !is_invisible(*c)).take(MESSAGE_AT_MOST).collect();
     (!plain.is_empty()).then_some(plain)
 }
 
@@ -117,8 +131,26 @@ mod tests {
     }
 
     #[test]
+    fn only_one_unmistakable_success_is_one() {
+        assert!(says_success(b"{\"success\": true}") && says_success(b" {\"a\": 1, \"success\": true} "));
+        for body in [
+            &b"{\"success\": false}"[..],
+            b"{\"success\": \"true\"}",
+            b"{\"success\": 1}",
+            b"{\"success\": false, \"success\": true}",
+            b"{\"success\": true, \"success\": true}",
+            b"[{\"success\": true}]",
+            b"{\"success\": true} x",
+            b"{}",
+            b"",
+        ] {
+            assert!(!says_success(body), "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
     fn a_message_is_bounded_plain_text() {
-        let json = serde_json::json!({"message": format!("a\u{1b}\n{}", "x".repeat(1000))});
+        let json = serde_json::json!({"message": format!("a\u{1b}\n\u{202e}{}", "x".repeat(1000))});
         let text = message(&json).unwrap();
         assert_eq!((text.len(), text.starts_with("axx")), (300, true));
         assert_eq!(message(&serde_json::json!({"message": {"a": 1}})), None);

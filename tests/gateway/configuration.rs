@@ -1,7 +1,7 @@
 //! A broken configuration never starts, and says everything that is wrong with it.
 
 use crate::provider::Provider;
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::delete;
 use std::process::Command;
 
@@ -129,4 +129,81 @@ fn the_example_runs_as_it_is_and_the_demo_goes_as_expected() {
     let demo = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
     let said = String::from_utf8(demo.stdout).unwrap();
     assert!(demo.status.success() && said.contains("All went as expected"), "{said}");
+}
+
+#[test]
+fn check_config_and_serve_name_every_file_that_is_missing_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("gateway.toml");
+    let sections = [
+        ("upstream", "ca_file = \"none-ca.pem\""),
+        ("listen", "[listen.tls]\ncertificate_file = \"none.pem\"\nkey_file = \"none.key\""),
+    ];
+    std::fs::write(&config, configuration("https://127.0.0.1:9", &sections, &caller("moderation", TOKEN, ""))).unwrap();
+    for words in [["check-config"], ["serve"]] {
+        let output = command(&words, &config);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        for key in ["upstream.api_key_file", "upstream.ca_file", "listen.tls"] {
+            assert!(said.contains(key), "{words:?} {key}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_read_leaves_the_old_one_and_a_removed_one_is_taken_away() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let key = gateway.folder.path().join("key");
+    let reload = |said: &str| {
+        gateway.signal("HUP");
+        eventually(said, || gateway.log().contains(said));
+    };
+    std::fs::remove_file(&key).unwrap();
+    // A pipe that nobody writes to would hold up whoever opens it.
+    assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
+    reload("the old one stays");
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    std::fs::remove_file(&key).unwrap();
+    reload("there is no key for the provider any more");
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).code(), "key-unavailable");
+}
+
+#[test]
+fn a_reload_names_the_keys_that_need_a_restart() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    std::fs::write(gateway.config(), text.replace("[listen]", "[listen]\nmax_requests = 7")).unwrap();
+    gateway.signal("HUP");
+    eventually("it is reloaded", || gateway.log().contains("callers and rates were reloaded"));
+    let log = gateway.log();
+    let line = log.lines().find(|line| line.contains("need a restart")).expect("a warning");
+    assert!(line.contains("\"keys\":\"listen.max_requests\""), "{line}");
+}
+
+#[test]
+fn too_few_open_files_are_a_clear_refusal_to_start_and_few_mean_fewer_connections() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let limited = |files: u32, ledger: &str| {
+        let words = format!("ulimit -n {files}; exec \"$0\" serve --config \"$1\"");
+        Command::new("sh")
+            .args(["-c", &words, BINARY])
+            .arg(gateway.config())
+            .env("WASEND_GATEWAY__LEDGER__PATH", ledger)
+            .output()
+    };
+    let output = limited(100, "other").unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(said.contains("100 open files are too few") && said.contains("ulimit -n"), "{said}");
+    // Enough to start, so it goes on to the ledger, which is held.
+    let output = limited(800, "ledger").unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(
+        said.contains("fewer connections than listen.max_connections") && said.contains("already writes"),
+        "{said}"
+    );
 }

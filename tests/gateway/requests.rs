@@ -281,7 +281,11 @@ fn behind_a_proxy_the_address_comes_from_it_alone() {
         ],
         [200, 403, 400, 403]
     );
-    let gateway = Gateway::with(&configuration(&provider.url(), &[("listen", "proxy_protocol = true")], &inside));
+    let gateway = Gateway::with(&configuration(
+        &provider.url(),
+        &[("listen", "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.0/8\"]")],
+        &inside,
+    ));
     let ask = |start: &str| {
         exchange(gateway.listen, format!("{start}{}", with("X-Forwarded-For: 10.1.2.3\r\n")).as_bytes(), 1)
             .first()

@@ -1,0 +1,66 @@
+//! What the process asks of the system before it serves: that nobody reads its memory, and enough descriptors.
+
+use crate::config;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+
+/// For the operators' port, the ledger, the log, and files that a reload reads.
+const KEPT: u64 = 192;
+const CONNECTIONS_AT_LEAST: u64 = 16;
+
+/// The provider's key is in this memory: no core dumps of it, and no debugger of the same user (`prctl(2)`,
+/// `PR_SET_DUMPABLE`).
+pub(super) fn keep_memory_private() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "the process could not be made undumpable");
+    }
+}
+
+/// Raises the limit of open files to what the configuration can need, and says how many connections there may be:
+/// what the ledger and the provider need is kept apart from them.
+///
+/// # Errors
+/// In words, when there are too few even so.
+pub(super) fn connections(listen: &config::Listen) -> Result<usize, String> {
+    let (wanted, requests) = (listen.max_connections as u64, listen.max_requests as u64);
+    let limit = raised(wanted + requests + KEPT);
+    let left = limit.saturating_sub(requests + KEPT);
+    if left < CONNECTIONS_AT_LEAST {
+        return Err(format!(
+            "{limit} open files are too few for listen.max_requests = {requests}; raise the limit (LimitNOFILE, \
+             ulimit -n) to at least {}, or lower listen.max_requests",
+            requests + KEPT + CONNECTIONS_AT_LEAST
+        ));
+    }
+    if left < wanted {
+        tracing::warn!(
+            open_files = limit,
+            connections = left,
+            "the limit of open files leaves room for fewer connections than listen.max_connections"
+        );
+    }
+    Ok(usize::try_from(left.min(wanted)).unwrap_or(usize::MAX))
+}
+
+/// The soft limit of open files, raised as far as it may and has to be.
+fn raised(needed: u64) -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+    let aim = needed.min(hard);
+    if soft >= aim {
+        return soft;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(aim), maximum: limit.maximum }) {
+        Ok(()) => aim,
+        Err(_) => soft,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_memory_that_holds_the_key_is_not_dumped() {
+        super::keep_memory_private();
+        let is = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(is, rustix::process::DumpableBehavior::NotDumpable);
+    }
+}
