@@ -139,6 +139,54 @@ impl CallerName {
     }
 }
 
+/// Why a text cannot be an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OriginFault {
+    /// No characters at all.
+    Empty,
+    /// More than 255 bytes.
+    TooLong,
+    /// White space, a `+` or a control character.
+    Character,
+}
+
+impl fmt::Display for OriginFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            OriginFault::Empty => "is empty; write a name as of a host, such as gateway.example/deletions",
+            OriginFault::TooLong => "is longer than 255 bytes",
+            OriginFault::Character => "holds white space, a + or a control character",
+        })
+    }
+}
+
+/// The name of a log: the first line of its checkpoints and the name of its key (C2SP tlog-checkpoint, signed-note).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Origin(Arc<str>);
+
+impl Origin {
+    /// Parses a name from the configuration, a key or a checkpoint.
+    ///
+    /// # Errors
+    /// Says which rule the text breaks.
+    pub fn parse(text: &str) -> Result<Self, OriginFault> {
+        match text.len() {
+            0 => Err(OriginFault::Empty),
+            1..=255 if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+') => {
+                Err(OriginFault::Character)
+            }
+            1..=255 => Ok(Self(Arc::from(text))),
+            _ => Err(OriginFault::TooLong),
+        }
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Ours, one per request, a UUID of version 7 (RFC 9562 §5.7): in every answer, log line and entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(Uuid);
@@ -183,7 +231,7 @@ macro_rules! shown_as_text {
         }
     )*};
 }
-shown_as_text!(SessionId, GroupId, CallerName, RequestId);
+shown_as_text!(SessionId, GroupId, CallerName, Origin, RequestId);
 
 #[cfg(test)]
 mod tests {
@@ -216,6 +264,18 @@ mod tests {
         let (short, long) = (GroupId::parse("12-3"), GroupId::parse("12-3@g.us"));
         assert_eq!(short.as_ref().map(GroupId::bare), long.as_ref().map(GroupId::bare));
         assert_ne!(short, long);
+    }
+
+    #[test]
+    fn an_origin_fits_on_the_signature_line_of_a_note() {
+        for good in ["gateway", "gateway.example/deletions", "é.example", &"x".repeat(255)] {
+            assert!(Origin::parse(good).is_ok(), "{good}");
+        }
+        assert_eq!(Origin::parse(""), Err(OriginFault::Empty));
+        assert_eq!(Origin::parse(&"x".repeat(256)), Err(OriginFault::TooLong));
+        for bad in ["a b", "a+b", "a\nb", "a\u{a0}b", "a\u{7f}", "\u{2028}"] {
+            assert_eq!(Origin::parse(bad), Err(OriginFault::Character), "{bad:?}");
+        }
     }
 
     #[test]

@@ -4,9 +4,12 @@
 //! [`Ledger::intend`] answers [`Intended::Recorded`] and when [`Ledger::conclude`] answers `Ok`, the entry
 //! survives a crash of the process and of the machine.
 
+pub mod checkpoint;
 pub mod entry;
+pub mod receipt;
 pub mod search;
 pub mod sqlite;
+pub mod tree;
 
 use crate::clock::Timestamp;
 use crate::id::RequestId;

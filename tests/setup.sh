@@ -22,6 +22,7 @@ need go golang-go
 need python3 python3
 need strace strace
 need systemd-analyze systemd
+[ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ] || missing+=(golang-golang-x-mod-dev)
 php -r 'exit(extension_loaded("curl") ? 0 : 1);' 2> /dev/null || missing+=(php-curl)
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 
@@ -62,4 +63,9 @@ ln -sfn .work/node_modules tests/clients/node_modules
 
 if [ ! -x "$work/go-client" ] || [ tests/clients/client.go -nt "$work/go-client" ]; then
     (cd tests/clients && GO111MODULE=off GOFLAGS='' go build -o .work/go-client client.go)
+fi
+
+# Verifies what the ledger proves with Go's own code, which Debian packages. Offline: no modules are fetched.
+if [ ! -x "$work/proof-check" ] || [ -n "$(find tests/proof -newer "$work/proof-check")" ]; then
+    (cd tests/proof && GO111MODULE=off GOFLAGS='' GOPATH=/usr/share/gocode go build -o ../clients/.work/proof-check .)
 fi
