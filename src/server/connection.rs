@@ -122,7 +122,10 @@ impl Connection {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(self.max_age) => {}
         }
-        serving.as_mut().graceful_shutdown();
+        // hyper would close on a head of which it has seen nothing yet, since the guard still collects it.
+        if desk.stop() {
+            serving.as_mut().graceful_shutdown();
+        }
         let _ = serving.await;
     }
 }

@@ -16,10 +16,10 @@ use tokio::time::{Instant, Sleep};
 
 /// What hyper reads in the place of a head. It has to know two things: whether the connection goes on, and
 /// whether the answer to this method has a body.
-fn stand_in(judged: Result<&Head, HeadFault>) -> &'static [u8] {
+fn stand_in(judged: Result<&Head, HeadFault>, last: bool) -> &'static [u8] {
     match judged {
         Ok(head) if head.method() == "HEAD" => b"HEAD / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
-        Ok(head) if !head.wants_close() => b"DELETE / HTTP/1.1\r\nhost: gateway\r\n\r\n",
+        Ok(head) if !last && !head.wants_close() => b"DELETE / HTTP/1.1\r\nhost: gateway\r\n\r\n",
         Ok(_) | Err(_) => b"DELETE / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
     }
 }
@@ -40,6 +40,7 @@ pub(super) struct Patience {
 struct Turn {
     head: Option<Result<Head, HeadFault>>,
     busy: bool,
+    last: bool,
     reader: Option<Waker>,
 }
 
@@ -58,6 +59,19 @@ impl Desk {
             turn.head = Some(head);
             turn.busy = true;
         });
+    }
+
+    /// Takes no more heads, apart from one of which bytes are there: a request that has begun gets its answer, and
+    /// the connection ends after it. Returns whether a request is being answered right now.
+    pub(super) fn stop(&self) -> bool {
+        self.turn(|turn| {
+            turn.last = true;
+            turn.busy
+        })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.turn(|turn| turn.last)
     }
 
     /// The judgement of the head that hyper has just read.
@@ -131,7 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     fn refuse(&mut self, fault: HeadFault) {
         self.desk.leave(Err(fault));
-        self.judged = stand_in(Err(fault));
+        self.judged = stand_in(Err(fault), true);
         self.handed = 0;
         self.ended = true;
         self.refused = true;
@@ -155,8 +169,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 match Head::parse(&bytes) {
                     Err(fault) => self.refuse(fault),
                     Ok(head) => {
-                        self.judged = stand_in(Ok(&head));
-                        self.ended = head.wants_close();
+                        let last = self.desk.is_stopped();
+                        self.judged = stand_in(Ok(&head), last);
+                        self.ended = last || head.wants_close();
                         self.desk.leave(Ok(head));
                         self.handed = 0;
                         self.progress = Progress::default();
@@ -190,6 +205,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                     self.refuse(HeadFault::Malformed("the request head ends early"));
                     return Poll::Ready(Ok(true));
                 }
+                Poll::Pending if self.arrived.is_empty() && self.desk.is_stopped() => return Poll::Ready(Ok(false)),
                 Poll::Pending => {
                     ready!(self.timer.as_mut().poll(cx));
                     if self.arrived.is_empty() {

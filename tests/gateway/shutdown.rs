@@ -26,6 +26,38 @@ fn sigterm_finishes_what_is_under_way_and_takes_nothing_new() {
 }
 
 #[test]
+fn a_request_that_has_begun_when_it_stops_is_told_so_and_the_connection_ends() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    let (mut idle, mut begun) = (connect(gateway.listen), connect(gateway.listen));
+    let fields = format!("Authorization: Bearer {TOKEN}\r\n");
+    for stream in [&mut idle, &mut begun] {
+        stream.write_all(request(&format!("/dry-run{TARGET}"), &fields).as_bytes()).unwrap();
+        let answer = response(stream).unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, None), "it is kept alive");
+    }
+    provider.next(Reply::Silent);
+    let _waiting = gateway.send();
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    let text = request(TARGET, &fields);
+    let (first, rest) = text.split_at(20);
+    begun.write_all(first.as_bytes()).unwrap();
+    gateway.signal("TERM");
+    eventually("it is draining", || get(gateway.ops, "/readyz").body.contains("draining"));
+    assert!(response(&mut idle).is_none(), "closed without a word: nothing was asked");
+    begun.write_all(rest.as_bytes()).unwrap();
+    let answer = response(&mut begun).unwrap();
+    assert_eq!((answer.status, answer.code().as_str(), answer.sent().as_str()), (503, "shutting-down", "no"));
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    assert_eq!(answer.header("connection"), Some("close"), "{}", answer.head);
+    assert!(response(&mut begun).is_none(), "the connection is at its end");
+    assert!(std::net::TcpStream::connect(gateway.listen).is_err(), "new connections are not taken");
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().code(), Some(75), "the provider is still silent");
+    assert_eq!(provider.heads().len(), 1);
+}
+
+#[test]
 fn what_does_not_finish_in_time_is_recorded_as_unknown() {
     let provider = Provider::start();
     let mut gateway = Gateway::with(&configuration(
