@@ -29,3 +29,5 @@ mod shutdown;
 mod tls;
 #[path = "gateway/wire.rs"]
 mod wire;
+#[path = "gateway/wire_forms.rs"]
+mod wire_forms;

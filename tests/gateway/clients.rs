@@ -8,7 +8,7 @@ use std::process::Command;
 
 const GROUP: &str = "120363000000000001@g.us";
 /// The five calls that every client makes: key, session, group, then what must come of it.
-const CALLS: [([&str; 3], u16, &str); 5] = [
+pub const CALLS: [([&str; 3], u16, &str); 5] = [
     ([TOKEN, "sess1", GROUP], 200, ""),
     (["canary-token-wrong", "sess1", GROUP], 401, "the token is not known"),
     ([TOKEN, "sess2", GROUP], 403, "no rule allows"),
@@ -26,7 +26,7 @@ fn work(name: &str) -> PathBuf {
     path
 }
 
-fn world() -> (Provider, Gateway) {
+pub fn world() -> (Provider, Gateway) {
     let provider = Provider::start();
     provider.next(Reply::Json(200, "{\"success\": true}"));
     provider.next(Reply::Json(404, "{\"message\": \"Session or group not found\"}"));
@@ -36,7 +36,7 @@ fn world() -> (Provider, Gateway) {
 }
 
 /// The provider saw the first and the fourth call, each once, with the real key and nothing of the caller's.
-fn seen(provider: &Provider) {
+pub fn seen(provider: &Provider) {
     let heads = provider.heads();
     assert_eq!(heads.len(), 2, "{heads:?}");
     for (head, target) in heads.iter().zip([TARGET, "/sess1/groups/120363000000000002@g.us/picture"]) {
