@@ -65,6 +65,12 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// This much later; stops at the representable maximum.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// Reads an HTTP-date (RFC 9110 §5.6.7, the preferred form alone) as a timestamp.
     #[must_use]
     pub fn parse_http_date(text: &str) -> Option<Self> {

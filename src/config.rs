@@ -9,12 +9,14 @@ mod callers;
 pub mod file;
 mod ledger;
 mod listen;
+mod resolver;
 mod section;
 mod upstream;
 
 pub use callers::{Caller, Rate, Rule, Token};
 pub use ledger::Ledger;
 pub use listen::{Listen, Ops, Tls};
+pub use resolver::Resolver;
 pub use section::Fault;
 pub use upstream::{Confirm, Upstream};
 
@@ -40,6 +42,7 @@ pub struct Config {
     pub ops: Ops,
     pub upstream: Upstream,
     pub ledger: Ledger,
+    pub resolver: Resolver,
     pub rates: Vec<Rate>,
     pub log: Log,
     pub callers: Vec<Caller>,
@@ -157,6 +160,7 @@ fn read(root: &mut Section) -> Config {
         ops: Ops::read(root.table_or_empty("ops")),
         upstream: Upstream::read(root.table_or_empty("upstream")),
         ledger: Ledger::read(root.table_or_empty("ledger")),
+        resolver: Resolver::read(root.table_or_empty("resolver")),
         rates,
         log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(Format::Auto) },
         callers: Caller::read_all(root),

@@ -95,7 +95,7 @@ pub struct Gateway {
     /// Public for the operators' port, which asks for its health.
     pub ledger: Arc<dyn Ledger>,
     /// Public for the operators' port and for a reload of the key.
-    pub upstream: Upstream,
+    pub upstream: Arc<Upstream>,
     /// Public for the process, which drains them.
     pub tasks: Tasks,
     /// Public for the operators' port.
@@ -116,7 +116,7 @@ enum Decided {
 impl Gateway {
     /// Puts the path together and records the policy that it starts with.
     #[must_use]
-    pub fn new(config: &Config, ledger: Arc<dyn Ledger>, upstream: Upstream, metrics: Metrics) -> Self {
+    pub fn new(config: &Config, ledger: Arc<dyn Ledger>, upstream: Arc<Upstream>, metrics: Metrics) -> Self {
         let live = Live::new(config, None);
         ledger.note(Body::Policy { policy: Arc::clone(live.policy.hash()) });
         Self {

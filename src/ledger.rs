@@ -12,8 +12,8 @@ pub mod sqlite;
 pub mod tree;
 
 use crate::clock::Timestamp;
-use crate::id::RequestId;
-use entry::{Body, Intention, Outcome};
+use crate::id::{RequestId, Target};
+use entry::{Body, Intention, Outcome, Resolution};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -28,6 +28,16 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// Records what came of an intent, once: it takes the proof that the intent was recorded.
     fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>>;
+
+    /// The `unknown` outcome that has waited longest for a look at its picture, if it has waited since `until`
+    /// or longer. `None` also when the store cannot say.
+    fn unresolved(&self, until: Timestamp) -> Answer<'_, Option<Unresolved>>;
+
+    /// Records what was seen of the picture: at most once for each intent, however often it is asked to.
+    fn resolve(&self, unresolved: Unresolved, resolution: Resolution) -> Answer<'_, Result<(), NotRecorded>>;
+
+    /// Counts a look that showed nothing; it waits again from `since` on. Survives a restart, and leaves no entry.
+    fn postpone(&self, unresolved: Unresolved, since: Timestamp) -> Answer<'_, Result<(), NotRecorded>>;
 
     /// Records something that nobody waits for. `false`: there is no room now, count it as suppressed.
     fn note(&self, body: Body) -> bool;
@@ -76,6 +86,36 @@ impl Recorded {
     #[must_use]
     pub fn time(&self) -> Timestamp {
         self.time
+    }
+}
+
+/// An intent whose outcome is `unknown` and that has no resolution yet. Resolving or postponing takes it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    seq: u64,
+    since: Timestamp,
+    attempts: u32,
+    request_id: RequestId,
+    target: Target,
+}
+
+impl Unresolved {
+    /// How often the picture was looked at in vain.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The request that it belongs to.
+    #[must_use]
+    pub fn request_id(&self) -> RequestId {
+        self.request_id
+    }
+
+    /// Whose picture it is about.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 }
 

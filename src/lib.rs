@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod policy;
 pub mod problem;
 pub mod rate;
+pub mod resolver;
 pub mod sandbox;
 pub mod secret;
 pub mod server;

@@ -76,6 +76,8 @@ pub struct Metrics {
     pub connections: Gauge,
     pub connections_refused: Counter,
     pub in_flight: Gauge,
+    pub unresolved: Gauge,
+    pub resolutions: Family<Kind, Counter>,
 }
 
 fn seconds() -> Histogram {
@@ -97,6 +99,8 @@ impl Metrics {
             connections: Gauge::default(),
             connections_refused: Counter::default(),
             in_flight: Gauge::default(),
+            unresolved: Gauge::default(),
+            resolutions: Family::default(),
         };
         let mut registry = Registry::with_prefix("wasend_gateway");
         registry.register("requests", "Requests by decision and reason", metrics.requests.clone());
@@ -113,6 +117,12 @@ impl Metrics {
         registry.register("connections", "Open connections on the caller port", metrics.connections.clone());
         registry.register("connections_refused", "Connections over a limit", metrics.connections_refused.clone());
         registry.register("in_flight", "Requests between admission and answer", metrics.in_flight.clone());
+        registry.register("unresolved", "Unknown outcomes without a resolution yet", metrics.unresolved.clone());
+        registry.register(
+            "resolutions",
+            "What was seen of pictures after unknown outcomes",
+            metrics.resolutions.clone(),
+        );
         (metrics, registry)
     }
 }

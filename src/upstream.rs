@@ -4,9 +4,11 @@
 //! total deadline, and connections that are dropped before the server would.
 
 mod answer;
+mod picture;
 mod resolver;
 
 pub use answer::Confirmed;
+pub use picture::Picture;
 
 use crate::clock::{Moment, moment};
 use crate::config::{self, Confirm};
@@ -14,6 +16,7 @@ use crate::error::Failed;
 use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
+use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -39,6 +42,7 @@ pub struct Upstream {
     key: ArcSwapOption<HeaderValue>,
     key_file: PathBuf,
     connect_timeout: Duration,
+    timeout: Duration,
     confirm: Confirm,
     key_refused: AtomicBool,
     unreachable: AtomicBool,
@@ -152,6 +156,7 @@ impl Upstream {
             key: ArcSwapOption::from_pointee(key),
             key_file: config.api_key_file.clone(),
             connect_timeout,
+            timeout: config.timeout,
             confirm: config.confirm,
             key_refused: AtomicBool::new(false),
             unreachable: AtomicBool::new(false),
@@ -203,18 +208,27 @@ impl Upstream {
     /// # Errors
     /// See [`Unprepared`].
     pub fn prepare(&self, target: &Target) -> Result<Prepared, Unprepared> {
-        let meant = format!("{}{}", self.url, target.path());
+        self.ready(Method::DELETE, target, None).map(Prepared)
+    }
+
+    /// A request about a target, with the key; its URL is compared with what was meant.
+    fn ready(&self, method: Method, target: &Target, query: Option<&str>) -> Result<reqwest::Request, Unprepared> {
+        let mut meant = format!("{}{}", self.url, target.path());
+        // Parsing the whole URL for each request costs a microsecond. Only what is as meant is ever sent.
         let mut url = self.base.clone();
-        // Only what is compared with what was meant is ever sent; parsing the whole each time costs a microsecond.
         #[expect(clippy::disallowed_methods, reason = "its text is compared below")]
         url.set_path(&target.path());
+        if let Some(query) = query {
+            meant.extend(["?", query]);
+            url.set_query(Some(query));
+        }
         if url.as_str() != meant {
             return Err(Unprepared::OtherUrl);
         }
         let Some(key) = self.key.load_full() else { return Err(Unprepared::NoKey) };
-        let mut request = reqwest::Request::new(reqwest::Method::DELETE, url);
+        let mut request = reqwest::Request::new(method, url);
         request.headers_mut().insert(AUTHORIZATION, (*key).clone());
-        Ok(Prepared(request))
+        Ok(request)
     }
 
     /// Sends the one DELETE and hears what came of it, at the latest at `deadline`.

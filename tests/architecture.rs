@@ -104,6 +104,22 @@ fn the_call_that_forwards_stands_once_in_the_forward_stage() {
 }
 
 #[test]
+fn the_resolver_only_reads() {
+    let (sources, look) = (shipped(), "src/upstream/picture.rs");
+    // A request is built in one place, which two others reach, each with its method.
+    let mut findings = rules::exactly_once(&sources, "Request::new(", &["server", "sandbox", "head"], "src/upstream.rs");
+    findings.extend(rules::exactly_once(&sources, "ready(Method::DELETE", &[], "src/upstream.rs"));
+    findings.extend(rules::exactly_once(&sources, "ready(Method::GET", &[], look));
+    for pattern in ["client.request(", "client.delete(", "client.get(", "client.put(", "client.post(", ".method_mut("] {
+        findings.extend(rules::outside(&sources, &[pattern], &["server", "gateway", "sandbox", "head"]));
+    }
+    let reading: Vec<_> = sources.into_iter().filter(|s| s.path == look || s.path == "src/resolver.rs").collect();
+    assert_eq!(reading.len(), 2, "the files that look at pictures were not found");
+    findings.extend(rules::outside(&reading, &["DELETE", "Prepared", "prepare(", ".delete(", ".intend("], &[]));
+    hold(&findings, "a look at a picture is a GET that src/upstream/picture.rs builds, and nothing else");
+}
+
+#[test]
 fn the_process_ends_through_main_or_serve_alone() {
     hold(
         &rules::outside(&shipped(), &["process::exit", "process::abort"], &["main", "cli/serve"]),

@@ -19,6 +19,8 @@ mod provider;
 mod record;
 #[path = "gateway/requests.rs"]
 mod requests;
+#[path = "gateway/resolving.rs"]
+mod resolving;
 #[path = "gateway/running.rs"]
 mod running;
 #[path = "gateway/sandbox.rs"]

@@ -121,7 +121,10 @@ pub(super) const COLUMNS: [&str; 8] = ["seq", "time", "caller", "session", "grou
 /// A request as a row of that table.
 pub(super) fn cells(row: Row) -> Vec<String> {
     let status = row.status.map(|status| status.to_string()).unwrap_or_default();
-    let why = if row.code.is_empty() { row.rule } else { format!("{} {}", status, row.code).trim().to_owned() };
+    let mut why = if row.code.is_empty() { row.rule } else { format!("{} {}", status, row.code).trim().to_owned() };
+    if let Some(resolution) = row.resolution {
+        why += &format!(", since then {resolution}");
+    }
     let time = row.time.get(..19).unwrap_or(&row.time).replace('T', " ");
     let shown = |text: String| text.escape_debug().to_string();
     vec![

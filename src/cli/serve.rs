@@ -7,6 +7,7 @@ use crate::config::{self, Config};
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::Sqlite;
+use crate::resolver::Resolver;
 use crate::server::{Certificate, Listener, serve_callers, serve_ops};
 use crate::telemetry::{Metrics, start_logging};
 use crate::upstream::Upstream;
@@ -104,6 +105,8 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Resu
         );
     }
     let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    let upstream = Arc::new(upstream);
+    let resolver = Resolver::new(config.resolver, Arc::clone(&ledger), Arc::clone(&upstream), metrics.clone());
     let gateway = Arc::new(Gateway::new(&config, Arc::clone(&ledger), upstream, metrics));
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = Signals::new()?;
@@ -111,6 +114,7 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Resu
     let accepting =
         ports.spawn(serve_callers(&config.listen, callers, callers_tls.clone(), Arc::clone(&gateway), stop.clone()));
     ports.spawn(serve_ops(operators, ops_tls.clone(), Arc::clone(&gateway), registry, stop_ops.clone()));
+    let resolving = ports.spawn(resolver.run(stop.clone()));
     page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
     tracing::info!(%listen, %ops, "ready");
 
@@ -131,7 +135,8 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Resu
             return Ok(Exit::Restart);
         }
     }
-    let _ = tokio::time::timeout(Duration::from_secs(2), accepting).await;
+    let ended = futures_util::future::join(accepting, resolving);
+    let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
     gateway.flush_refusals();
     ledger.close().await;
     stop_ops.cancel();

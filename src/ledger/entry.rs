@@ -84,6 +84,30 @@ impl End {
     }
 }
 
+/// What was seen of the picture after an outcome that is `unknown`. It never changes that outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Resolution {
+    /// The provider shows no picture. This does not claim that we deleted it: somebody else may have.
+    Absent,
+    /// There is a picture. This does not claim that it is the same one: somebody may have set it since.
+    Present,
+    /// It could not be read, as often as it was tried.
+    Indeterminate,
+}
+
+impl Resolution {
+    /// The word of DESIGN §5.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Resolution::Absent => "absent",
+            Resolution::Present => "present",
+            Resolution::Indeterminate => "indeterminate",
+        }
+    }
+}
+
 /// A refusal before any intent.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs)]
@@ -106,6 +130,10 @@ pub struct Refusal {
 pub enum Body {
     Intent(Intention),
     Outcome(Outcome),
+    Resolution {
+        request_id: RequestId,
+        resolution: Resolution,
+    },
     Refusal(Refusal),
     /// Refusals and dry runs that have no entry of their own, counted by code.
     RefusalsSuppressed {
@@ -170,5 +198,19 @@ mod tests {
             r#"{{"v":1,"seq":7,"time":"1970-01-01T00:00:00.000000Z","kind":"intent","request_id":"{id}","caller":"c","credential":"t","peer":"10.0.0.1","session":"s1","group":"1@g.us","rule":"c.allow[0]","policy":"sha256:x","caller_request_id":"a\"b"}}"#
         );
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_resolution_reads_as_the_design_says() {
+        let request_id = RequestId::new();
+        for resolution in [Resolution::Absent, Resolution::Present, Resolution::Indeterminate] {
+            let body = Body::Resolution { request_id, resolution };
+            let text = String::from_utf8(encode(8, Timestamp::from_micros(0), &body).unwrap()).unwrap();
+            let expected = format!(
+                r#"{{"v":1,"seq":8,"time":"1970-01-01T00:00:00.000000Z","kind":"resolution","request_id":"{request_id}","resolution":"{}"}}"#,
+                resolution.as_str()
+            );
+            assert_eq!(text, expected);
+        }
     }
 }

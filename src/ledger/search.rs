@@ -39,23 +39,41 @@ pub struct Row {
     pub status: Option<u64>,
     pub code: String,
     pub rule: String,
+    /// What was seen of the picture after `unknown`: `absent`, `present` or `indeterminate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution: Option<String>,
 }
 
 fn text(entry: &Value, member: &str) -> String {
     entry.get(member).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-fn row(seq: u64, entry: &Value, outcomes: &mut HashMap<String, Value>) -> Option<Row> {
+/// What was read of requests whose intents are still to come, reading backwards.
+#[derive(Default)]
+struct Later {
+    outcomes: HashMap<String, Value>,
+    resolutions: HashMap<String, String>,
+}
+
+fn row(seq: u64, entry: &Value, later: &mut Later) -> Option<Row> {
     let request_id = text(entry, "request_id");
+    let mut resolution = None;
     let (outcome, told) = match entry.get("kind").and_then(Value::as_str)? {
-        "intent" => match outcomes.remove(&request_id) {
-            Some(end) => (text(&end, "outcome"), end),
+        "resolution" => {
+            later.resolutions.insert(request_id, text(entry, "resolution"));
+            return None;
+        }
+        "intent" => match later.outcomes.remove(&request_id) {
+            Some(end) => {
+                resolution = later.resolutions.remove(&request_id);
+                (text(&end, "outcome"), end)
+            }
             None => ("open".to_owned(), Value::Null),
         },
         "refusal" => ("refused-here".to_owned(), entry.clone()),
         "dry-run" => ("dry-run".to_owned(), Value::Null),
         "outcome" => {
-            outcomes.insert(request_id, entry.clone());
+            later.outcomes.insert(request_id, entry.clone());
             return None;
         }
         _ => return None,
@@ -71,6 +89,7 @@ fn row(seq: u64, entry: &Value, outcomes: &mut HashMap<String, Value>) -> Option
         status: told.get("status").and_then(Value::as_u64),
         code: text(&told, "code"),
         rule: text(entry, "rule"),
+        resolution,
     })
 }
 
@@ -94,13 +113,13 @@ impl Query {
     /// When the ledger cannot be read, or holds something that is not an entry.
     pub fn run(&self, ledger: &dyn Reader) -> Result<Vec<Row>, OpenError> {
         let mut rows = Vec::new();
-        let mut outcomes = HashMap::new();
+        let mut later = Later::default();
         let mut end = ledger.length()?;
         while end > 0 && rows.len() < self.limit {
             let start = end.saturating_sub(READ_AT_MOST);
             for (seq, bytes) in ledger.read(start, end)?.into_iter().rev() {
                 let entry = decode(seq, &bytes)?;
-                let Some(row) = row(seq, &entry, &mut outcomes) else { continue };
+                let Some(row) = row(seq, &entry, &mut later) else { continue };
                 if self.since.is_some_and(|since| Timestamp::parse(&row.time) < Some(since)) {
                     return Ok(rows);
                 }

@@ -2,17 +2,19 @@
 
 mod database;
 mod folder;
+mod unresolved;
 mod writer;
 
-use super::entry::{Body, Intention, Outcome};
-use super::{Answer, Health, Intended, Ledger, NotRecorded, OpenError, READ_AT_MOST, Reader, Recorded};
+use super::entry::{Body, End, Intention, Outcome, Resolution};
+use super::{Answer, Health, Intended, Ledger, NotRecorded, OpenError, READ_AT_MOST, Reader, Recorded, Unresolved};
+use crate::clock::Timestamp;
 use crate::config;
 use crate::telemetry::Metrics;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot, watch};
-use writer::{Op, Writer};
+use writer::{After, Op, Receipt, Writer};
 
 /// SQLite's own version, such as `3.53.2`.
 #[must_use]
@@ -57,6 +59,18 @@ impl Sqlite {
     }
 }
 
+impl Sqlite {
+    /// Asks the writer for something whose answer says only whether it is recorded.
+    fn record(&self, op: impl FnOnce(Receipt) -> Op) -> Answer<'_, Result<(), NotRecorded>> {
+        let (answer, wait) = oneshot::channel();
+        let asked = self.ops.send(op(answer));
+        Box::pin(async move {
+            asked.map_err(|_| NotRecorded)?;
+            wait.await.unwrap_or(Err(NotRecorded))
+        })
+    }
+}
+
 impl Ledger for Sqlite {
     fn intend(&self, intention: Intention) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
@@ -70,12 +84,22 @@ impl Ledger for Sqlite {
     }
 
     fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>> {
+        let after = if outcome.outcome == End::Unknown { After::Unresolved } else { After::Nothing };
+        self.record(|answer| Op::Conclude(recorded.seq, Box::new(Body::Outcome(outcome)), after, answer))
+    }
+
+    fn unresolved(&self, until: Timestamp) -> Answer<'_, Option<Unresolved>> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.send(Op::Conclude(recorded.seq, Box::new(Body::Outcome(outcome)), answer));
-        Box::pin(async move {
-            asked.map_err(|_| NotRecorded)?;
-            wait.await.unwrap_or(Err(NotRecorded))
-        })
+        let asked = self.ops.send(Op::Unresolved(until, answer));
+        Box::pin(async move { if asked.is_ok() { wait.await.ok().flatten() } else { None } })
+    }
+
+    fn resolve(&self, unresolved: Unresolved, resolution: Resolution) -> Answer<'_, Result<(), NotRecorded>> {
+        self.record(|answer| Op::Resolve(unresolved, resolution, answer))
+    }
+
+    fn postpone(&self, unresolved: Unresolved, since: Timestamp) -> Answer<'_, Result<(), NotRecorded>> {
+        self.record(|answer| Op::Postpone(unresolved, since, answer))
     }
 
     fn note(&self, body: Body) -> bool {

@@ -69,7 +69,7 @@ pub(super) async fn judge(response: Response, confirm: Confirm) -> Result<Confir
     }
 }
 
-async fn body(mut response: Response) -> Result<Bytes, Failed> {
+pub(super) async fn body(mut response: Response) -> Result<Bytes, Failed> {
     let mut body = Vec::new();
     loop {
         match response.chunk().await {
@@ -105,7 +105,7 @@ fn message(json: &serde_json::Value) -> Option<String> {
 }
 
 /// `Retry-After` in both forms (RFC 9110 §10.2.3) as seconds from now, at most an hour.
-fn retry_after(text: &str) -> Option<u64> {
+pub(super) fn retry_after(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let seconds = if digits {
         text.parse().unwrap_or(u64::MAX)

@@ -7,10 +7,10 @@ use crate::wire::{delete, response};
 use std::process::{Child, Command, Stdio};
 
 /// strace, attached.
-struct Strace(Child);
+pub struct Strace(Child);
 
 impl Strace {
-    fn attach(gateway: &Gateway, arguments: &[&str]) -> Self {
+    pub fn attach(gateway: &Gateway, arguments: &[&str]) -> Self {
         let log = gateway.folder.path().join("strace");
         let id = gateway.process_id();
         let child = Command::new("strace")
@@ -46,7 +46,7 @@ impl Drop for Strace {
     }
 }
 
-fn restart(gateway: &Gateway) -> Gateway {
+pub fn restart(gateway: &Gateway) -> Gateway {
     let text = std::fs::read_to_string(gateway.config()).unwrap();
     Gateway::in_folder(gateway.folder.clone(), &text, &[])
 }

@@ -8,14 +8,14 @@ use std::process::{Child, Command, Stdio};
 
 const KEY: &str = "canary-provider-key-000";
 
-struct Sandbox {
+pub struct Sandbox {
     child: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     out: BufReader<std::process::ChildStdout>,
 }
 
 impl Sandbox {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let mut child = Command::new(BINARY)
             .args(["sandbox", "--listen", "127.0.0.1:0", "--api-key", KEY])
             .stdout(Stdio::piped())
@@ -30,7 +30,7 @@ impl Sandbox {
         Self { child, address: ready["listen"].as_str().unwrap().parse().unwrap(), out }
     }
 
-    fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> Response {
+    pub fn ask(&self, method: &str, path: &str, key: &str, body: &str) -> Response {
         let text = format!(
             "{method} {path} HTTP/1.1\r\nHost: s\r\nAuthorization: Bearer {key}\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()

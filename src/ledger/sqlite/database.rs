@@ -51,6 +51,7 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
          CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;
          PRAGMA wal_checkpoint(TRUNCATE);"
     ))
+    .and_then(|()| super::unresolved::set_up(&db))
     .map_err(|e| unusable(folder, "cannot be set up", &e))?;
     Ok(db)
 }

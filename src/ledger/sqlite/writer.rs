@@ -6,13 +6,13 @@
 //! what is really there.
 
 use super::folder::{Lock, Reserve};
-use super::{Recovered, database, folder};
+use super::{Recovered, database, folder, unresolved};
 use crate::clock::{Timestamp, moment, since};
 use crate::config;
 use crate::error::Sent;
 use crate::id::RequestId;
-use crate::ledger::entry::{Body, End, Outcome, encode};
-use crate::ledger::{Health, Intended, NotRecorded, OpenError, Recorded};
+use crate::ledger::entry::{Body, End, Outcome, Resolution, encode};
+use crate::ledger::{Health, Intended, NotRecorded, OpenError, Recorded, Unresolved};
 use crate::telemetry::Metrics;
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -22,9 +22,24 @@ use tokio::sync::{mpsc, oneshot, watch};
 /// The most entries in one transaction, so that the first of a long queue need not wait for its last.
 const BATCH_AT_MOST: usize = 256;
 
+/// Where it is said whether something is recorded.
+pub(super) type Receipt = oneshot::Sender<Result<(), NotRecorded>>;
+
+/// What an outcome leaves to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// Nobody knows what happened: the picture is to be looked at.
+    Unresolved,
+}
+
 pub(super) enum Op {
     Intend(RequestId, Box<Body>, oneshot::Sender<Intended>),
-    Conclude(u64, Box<Body>, oneshot::Sender<Result<(), NotRecorded>>),
+    Conclude(u64, Box<Body>, After, Receipt),
+    Resolve(Unresolved, Resolution, Receipt),
+    Postpone(Unresolved, Timestamp, Receipt),
+    /// Writes nothing, so it needs no commit.
+    Unresolved(Timestamp, oneshot::Sender<Option<Unresolved>>),
     Note(Box<Body>),
     Close,
 }
@@ -38,6 +53,7 @@ pub(super) struct Writer {
     reserve: Reserve,
     next: u64,
     latest: Timestamp,
+    unresolved: i64,
     _lock: Lock,
 }
 
@@ -54,8 +70,9 @@ impl Writer {
         let next = database::length(&db)?;
         let reserve = Reserve::new(&config.path, config.reserve_bytes);
         let latest = Timestamp::from_micros(i64::MIN);
-        let mut writer = Self { db, queue, health, notes, metrics, reserve, next, latest, _lock: lock };
+        let mut writer = Self { db, queue, health, notes, metrics, reserve, next, latest, unresolved: 0, _lock: lock };
         let recovered = writer.recover()?;
+        writer.metrics.unresolved.set(writer.unresolved);
         folder::sync(&config.path)?;
         if !writer.reserve.held() {
             writer.health.send_replace(Health::Full);
@@ -80,6 +97,7 @@ impl Writer {
                 .ok_or_else(|| damaged("has no time"))?;
             clean = last.get("kind").is_some_and(|kind| kind == "stop");
         }
+        self.unresolved = unresolved::count(&self.db).map_err(failed)?;
         let open = database::in_flight(&self.db).map_err(failed)?;
         let unknown = open.len() as u64;
         let first = || -> rusqlite::Result<()> {
@@ -87,13 +105,14 @@ impl Writer {
             for (seq, request_id) in open {
                 if let Some(request_id) = RequestId::parse(&request_id) {
                     let (status, code) = (None, Some("outcome-unknown"));
-                    self.append(&Body::Outcome(Outcome {
+                    let (_, time) = self.append(&Body::Outcome(Outcome {
                         request_id,
                         outcome: End::Unknown,
                         status,
                         code,
                         sent: Sent::Unknown,
                     }))?;
+                    self.wait_for_resolution(seq, time)?;
                 }
                 database::land(&self.db, seq)?;
             }
@@ -135,9 +154,25 @@ impl Writer {
         *self.health.borrow()
     }
 
+    /// Answers what only reads, and gives back the rest.
+    fn answer_readings(&self, batch: Vec<Op>) -> Vec<Op> {
+        let read = |op| {
+            let Op::Unresolved(until, answer) = op else { return Some(op) };
+            let found = if self.health() == Health::Broken { Ok(None) } else { unresolved::longest(&self.db, until) };
+            let found = found.inspect_err(|error| tracing::error!(%error, "the ledger cannot be read"));
+            let _ = answer.send(found.unwrap_or(None));
+            None
+        };
+        batch.into_iter().filter_map(read).collect()
+    }
+
     fn write(&mut self, batch: Vec<Op>) {
         let noted = batch.iter().filter(|op| matches!(op, Op::Note(_))).count();
         self.notes.fetch_sub(noted, Ordering::Relaxed);
+        let batch = self.answer_readings(batch);
+        if batch.is_empty() {
+            return;
+        }
         if self.health() == Health::Full && self.reserve.restore() {
             self.health.send_replace(Health::Writable);
         }
@@ -180,12 +215,13 @@ impl Writer {
     /// One transaction. Nothing is answered here: what is owed is owed by a commit that has returned.
     fn commit(&mut self, batch: &[Op]) -> rusqlite::Result<Vec<Option<Recorded>>> {
         let started = moment();
-        let (next, latest) = (self.next, self.latest);
+        let (next, latest, unresolved) = (self.next, self.latest, self.unresolved);
         let result = self.append_all(batch).and_then(|owed| database::commit(&self.db).map(|()| owed));
         if result.is_err() {
             database::roll_back(&self.db);
-            (self.next, self.latest) = (next, latest);
+            (self.next, self.latest, self.unresolved) = (next, latest, unresolved);
         }
+        self.metrics.unresolved.set(self.unresolved);
         self.metrics.commit_entries.observe(batch.len() as f64);
         self.metrics.commit_seconds.observe(since(started).as_secs_f64());
         result
@@ -202,19 +238,47 @@ impl Writer {
                     database::take_off(&self.db, seq, &request_id.to_string())?;
                     Some(Recorded { seq, request_id, time })
                 }
-                Op::Conclude(seq, body, _) => {
-                    self.append(body)?;
+                Op::Conclude(seq, body, after, _) => {
+                    let (_, time) = self.append(body)?;
                     database::land(&self.db, *seq)?;
+                    if *after == After::Unresolved {
+                        self.wait_for_resolution(*seq, time)?;
+                    }
+                    None
+                }
+                Op::Resolve(waiting, resolution, _) => {
+                    self.resolve(waiting, *resolution)?;
+                    None
+                }
+                Op::Postpone(waiting, since, _) => {
+                    if unresolved::take_away(&self.db, waiting)? {
+                        unresolved::wait(&self.db, waiting.seq, *since, waiting.attempts.saturating_add(1))?;
+                    }
                     None
                 }
                 Op::Note(body) => {
                     self.append(body)?;
                     None
                 }
-                Op::Close => None,
+                Op::Unresolved(..) | Op::Close => None,
             });
         }
         Ok(owed)
+    }
+
+    fn wait_for_resolution(&mut self, seq: u64, since: Timestamp) -> rusqlite::Result<()> {
+        unresolved::wait(&self.db, seq, since, 0)?;
+        self.unresolved += 1;
+        Ok(())
+    }
+
+    /// What does not wait any more has its resolution already, and gets no second one.
+    fn resolve(&mut self, waiting: &Unresolved, resolution: Resolution) -> rusqlite::Result<()> {
+        if unresolved::take_away(&self.db, waiting)? {
+            self.append(&Body::Resolution { request_id: waiting.request_id, resolution })?;
+            self.unresolved -= 1;
+        }
+        Ok(())
     }
 
     /// Adds an entry to the open transaction. Time never runs backwards in the log.
@@ -234,8 +298,10 @@ fn answer(batch: Vec<Op>, owed: Vec<Option<Recorded>>) {
         match (op, recorded) {
             (Op::Intend(_, _, answer), Some(recorded)) => drop(answer.send(Intended::Recorded(recorded))),
             (Op::Intend(_, _, answer), None) => drop(answer.send(Intended::Unavailable)),
-            (Op::Conclude(_, _, answer), _) => drop(answer.send(Ok(()))),
-            (Op::Note(_) | Op::Close, _) => {}
+            (Op::Conclude(_, _, _, answer) | Op::Resolve(_, _, answer) | Op::Postpone(_, _, answer), _) => {
+                let _ = answer.send(Ok(()));
+            }
+            (Op::Note(_) | Op::Unresolved(..) | Op::Close, _) => {}
         }
     }
 }
@@ -244,8 +310,10 @@ fn refuse(batch: Vec<Op>) {
     for op in batch {
         match op {
             Op::Intend(_, _, answer) => drop(answer.send(Intended::Unavailable)),
-            Op::Conclude(_, _, answer) => drop(answer.send(Err(NotRecorded))),
-            Op::Note(_) | Op::Close => {}
+            Op::Conclude(_, _, _, answer) | Op::Resolve(_, _, answer) | Op::Postpone(_, _, answer) => {
+                let _ = answer.send(Err(NotRecorded));
+            }
+            Op::Note(_) | Op::Unresolved(..) | Op::Close => {}
         }
     }
 }
