@@ -21,7 +21,7 @@ fn check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
 
 #[test]
 fn all_faults_are_reported_together_with_key_source_and_mend() {
-    let text = "[listen]\naddress = \"nowhere\"\nport = 1\n[upstream]\nurl = \"http://api.wasend.dev\"\n[[callers]]\nname = \"a b\"\ntokens = [{ id = \"t\", sha256 = \"abc\" }]\nrates = [{ max = 0, per_s = 1 }]\n[[callers.allow]]\nsessions = []\ngroups = [\"a/b\"]\n";
+    let text = "[listen]\naddress = \"nowhere\"\nport = 1\n[upstream]\nurl = \"http://api.wasend.dev\"\n[resolver]\nenabled = 1\ndelay_s = 0\nattempts = 101\nmethod = \"DELETE\"\n[[callers]]\nname = \"a b\"\ntokens = [{ id = \"t\", sha256 = \"abc\" }]\nrates = [{ max = 0, per_s = 1 }]\n[[callers.allow]]\nsessions = []\ngroups = [\"a/b\"]\n";
     let (status, said) = check(text, &[("WASEND_GATEWAY__OPS__ADDRESS", "x"), ("WASEND_GATEWAY__OPS__COLOUR", "red")]);
     assert_eq!(status, Some(64), "{said}");
     for part in [
@@ -40,6 +40,10 @@ fn all_faults_are_reported_together_with_key_source_and_mend() {
         "callers[0].allow[0].groups[0]",
         "ops.address (the environment)",
         "ops.colour (the environment)",
+        "resolver.enabled",
+        "resolver.delay_s",
+        "resolver.attempts",
+        "resolver.method",
         "gateway.toml",
     ] {
         assert!(said.contains(part), "{part} is not in\n{said}");
