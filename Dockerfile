@@ -16,6 +16,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --locked --release --target x86_64-unknown-linux-musl --bin wasend-gateway \
     && install -D --mode=0755 target/x86_64-unknown-linux-musl/release/wasend-gateway /out/wasend-gateway \
+    && ! grep -q WASEND_GATEWAY_FAILPOINTS /out/wasend-gateway \
     && install --directory --mode=0700 /out/state
 
 FROM scratch

@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test lint fmt bench demo image deny deny-advisories
+.PHONY: help test soak lint fmt bench demo image deny deny-advisories
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: ## Everything that must hold before a change goes in
 	cargo nextest run --locked
 	cargo test --locked --doc
 	bash tests/deploy.sh
+
+soak: ## The crash tests in full: thousands of kills, every call failed in turn (WASEND_SEED=N repeats one)
+	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|full|injected|power)::/)'
 
 lint: ## Format and lints alone
 	cargo fmt --check

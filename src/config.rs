@@ -21,6 +21,8 @@ pub use section::Fault;
 pub use upstream::{Confirm, Upstream};
 
 use crate::clock::Timestamp;
+#[cfg(debug_assertions)]
+use crate::failpoint::Armed;
 use crate::telemetry::Format;
 use ::config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
 use section::{Reading, Section};
@@ -33,6 +35,9 @@ pub const DEFAULTS: &str = include_str!("../config/default.toml");
 /// A configuration is written by people.
 const FILE_AT_MOST: u64 = 16 * 1024 * 1024;
 const PREFIX: &str = "WASEND_GATEWAY";
+/// Arms failpoints, in debug builds.
+#[cfg(debug_assertions)]
+const FAILPOINTS: &str = "WASEND_GATEWAY_FAILPOINTS";
 
 /// A configuration without a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +70,9 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// Key, value (hashes as `***`) and source of every setting.
     pub effective: Vec<[String; 3]>,
+    /// Where this process is to fail.
+    #[cfg(debug_assertions)]
+    pub failpoints: Armed,
 }
 
 /// Reads and checks everything.
@@ -78,10 +86,23 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Fault>> {
     let mut root = Section::new(String::new(), merged, reading.clone());
     let config = read(&mut root);
     root.finish();
+    #[cfg(debug_assertions)]
+    let failpoints = failpoints(&reading);
     let faults = reading.faults.take();
     if faults.is_empty() {
-        let warnings = warnings(&config);
-        Ok(Loaded { config, warnings, effective })
+        #[allow(unused_mut, reason = "failpoints add to them, in debug builds")]
+        let mut warnings = warnings(&config);
+        #[cfg(debug_assertions)]
+        if !failpoints.is_empty() {
+            warnings.push(format!("{FAILPOINTS} is set: this process is made to fail at {failpoints}"));
+        }
+        Ok(Loaded {
+            config,
+            warnings,
+            effective,
+            #[cfg(debug_assertions)]
+            failpoints,
+        })
     } else {
         Err(faults)
     }
@@ -100,6 +121,15 @@ pub fn load_ledger(file: &Path) -> Result<(Ledger, Vec<Fault>), Vec<Fault>> {
     let (ours, elsewhere): (Vec<_>, Vec<_>) =
         reading.faults.take().into_iter().partition(|f| f.key.starts_with("ledger"));
     if ours.is_empty() { Ok((config.ledger, elsewhere)) } else { Err(ours) }
+}
+
+#[cfg(debug_assertions)]
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+fn failpoints(reading: &Reading) -> Armed {
+    Armed::parse(&std::env::var(FAILPOINTS).unwrap_or_default()).unwrap_or_else(|what| {
+        reading.faults.borrow_mut().push(Fault { key: FAILPOINTS.into(), source: "the environment".into(), what });
+        Armed::default()
+    })
 }
 
 fn reading(file: &Path) -> Reading {

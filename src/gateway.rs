@@ -191,10 +191,9 @@ impl Gateway {
 
     /// The stages that act. Runs to its end whatever the caller does.
     async fn carry_out(&self, admission: Admission, mut trace: Trace) -> Response<bytes::Bytes> {
-        self.metrics.in_flight.inc();
+        let _counted = InFlight::begin(&self.metrics);
         let deadline = trace.started + self.timeout;
-        let response = match intend::intend(admission, deadline, &self.upstream, self.ledger.as_ref(), &mut trace).await
-        {
+        match intend::intend(admission, deadline, &self.upstream, self.ledger.as_ref(), &mut trace).await {
             Err(refused) => self.refusals.refuse(&refused, trace),
             Ok(intent) => {
                 let started = moment();
@@ -203,8 +202,22 @@ impl Gateway {
                 let concluded = conclude::conclude(reply, self.ledger.as_ref(), &mut trace).await;
                 answer::answer(concluded, &trace, &self.metrics)
             }
-        };
-        self.metrics.in_flight.dec();
-        response
+        }
+    }
+}
+
+/// One request in the gauge, until this is dropped, by a panic too.
+struct InFlight<'a>(&'a Metrics);
+
+impl<'a> InFlight<'a> {
+    fn begin(metrics: &'a Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
     }
 }

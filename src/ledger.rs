@@ -17,6 +17,7 @@ use entry::{Body, Intention, Outcome, Resolution};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 /// A future answer of a store.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -61,15 +62,51 @@ pub enum Intended {
     Unavailable,
 }
 
+/// Where a store hears of a proof that was lost on the way.
+trait Abandoned: Send + Sync {
+    /// Concludes the intent; nobody waits for it.
+    fn abandoned(&self, seq: u64, outcome: Outcome);
+}
+
 /// Proof that an intent is durable. Only a store makes one; it cannot be cloned, and concluding takes it.
-#[derive(Debug)]
+/// One that is dropped instead, by a panic, has its intent concluded as `unknown`.
 pub struct Recorded {
     seq: u64,
     request_id: RequestId,
     time: Timestamp,
+    store: Option<Arc<dyn Abandoned>>,
+}
+
+impl fmt::Debug for Recorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorded").field("seq", &self.seq).field("request_id", &self.request_id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        if let Some(store) = self.store.take() {
+            tracing::error!(request_id = %self.request_id, "the work on this request was lost after its intent: it is recorded as unknown");
+            store.abandoned(self.seq, Outcome::unknown(self.request_id));
+        }
+    }
 }
 
 impl Recorded {
+    /// Takes the proof for the conclusion that a store is about to record. Returns its sequence number.
+    fn spend(mut self) -> u64 {
+        self.store = None;
+        self.seq
+    }
+
+    /// Concludes the intent as `not-sent`: nobody waited long enough for the proof to send anything with it.
+    fn never_sent(mut self) {
+        if let Some(store) = self.store.take() {
+            tracing::warn!(request_id = %self.request_id, "this intent was recorded too late to be sent");
+            store.abandoned(self.seq, Outcome::never_sent(self.request_id));
+        }
+    }
+
     /// The entry's sequence number.
     #[must_use]
     pub fn seq(&self) -> u64 {

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod failpoint;
 pub mod gateway;
 pub mod head;
 pub mod id;

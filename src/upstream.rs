@@ -13,6 +13,7 @@ pub use picture::Picture;
 use crate::clock::{Moment, moment};
 use crate::config::{self, Confirm};
 use crate::error::Failed;
+use crate::failpoint;
 use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
@@ -222,7 +223,7 @@ impl Upstream {
             meant.extend(["?", query]);
             url.set_query(Some(query));
         }
-        if url.as_str() != meant {
+        if url.as_str() != meant || failpoint::is_on("other-url") {
             return Err(Unprepared::OtherUrl);
         }
         let Some(key) = self.key.load_full() else { return Err(Unprepared::NoKey) };
@@ -241,7 +242,9 @@ impl Upstream {
             return Err(Failed::TooLateToSend);
         }
         let exchange = async {
+            failpoint::hit("send");
             let response = self.client.execute(prepared.0).await.map_err(|e| answer::failed(&e))?;
+            failpoint::hit("answer-begun");
             answer::judge(response, self.confirm).await
         };
         let result = tokio::time::timeout_at(deadline.into(), exchange).await;

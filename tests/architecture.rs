@@ -107,7 +107,8 @@ fn the_call_that_forwards_stands_once_in_the_forward_stage() {
 fn the_resolver_only_reads() {
     let (sources, look) = (shipped(), "src/upstream/picture.rs");
     // A request is built in one place, which two others reach, each with its method.
-    let mut findings = rules::exactly_once(&sources, "Request::new(", &["server", "sandbox", "head"], "src/upstream.rs");
+    let mut findings =
+        rules::exactly_once(&sources, "Request::new(", &["server", "sandbox", "head"], "src/upstream.rs");
     findings.extend(rules::exactly_once(&sources, "ready(Method::DELETE", &[], "src/upstream.rs"));
     findings.extend(rules::exactly_once(&sources, "ready(Method::GET", &[], look));
     for pattern in ["client.request(", "client.delete(", "client.get(", "client.put(", "client.post(", ".method_mut("] {
@@ -186,4 +187,19 @@ fn the_code_map_knows_every_file_and_no_other() {
         }
     };
     hold(&findings, "keep the section `## Code map` true: a line a file (`id.rs`) or a folder (`gateway/`)");
+}
+
+#[test]
+fn failpoints_are_not_in_a_release_build() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_default();
+    let (module, cargo) = (read("src/failpoint.rs"), read("Cargo.toml"));
+    let mut findings = Vec::new();
+    // What is armed has types of its own, so without this module nothing that names them compiles.
+    if !module.contains("#[cfg(debug_assertions)]\nmod armed;\n") || module.matches("mod armed").count() != 1 {
+        findings.push(Finding::new("src/failpoint.rs", 1, "`mod armed` is not for debug builds alone"));
+    }
+    if cargo.contains("debug-assertions") {
+        findings.push(Finding::new("Cargo.toml", 1, "a profile sets debug-assertions, and with it the failpoints"));
+    }
+    hold(&findings, "whoever runs a release must not be able to make it fail: keep failpoints out of it");
 }

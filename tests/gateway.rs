@@ -11,8 +11,22 @@ mod answers;
 mod clients;
 #[path = "gateway/configuration.rs"]
 mod configuration;
+#[path = "gateway/crash.rs"]
+mod crash;
 #[path = "gateway/faults.rs"]
 mod faults;
+#[path = "gateway/full.rs"]
+mod full;
+#[path = "gateway/injected.rs"]
+mod injected;
+#[path = "gateway/panics.rs"]
+mod panics;
+#[path = "gateway/platter.rs"]
+mod platter;
+#[path = "gateway/power.rs"]
+mod power;
+#[path = "gateway/promises.rs"]
+mod promises;
 #[path = "gateway/provider.rs"]
 mod provider;
 #[path = "gateway/record.rs"]
@@ -27,6 +41,8 @@ mod running;
 mod sandbox;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
+#[path = "gateway/soak.rs"]
+mod soak;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/wire.rs"]

@@ -4,6 +4,7 @@ mod process;
 
 use super::{Exit, page};
 use crate::config::{self, Config};
+use crate::failpoint;
 use crate::gateway::Gateway;
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::Sqlite;
@@ -32,6 +33,8 @@ pub(super) fn run(file: &Path) -> Exit {
         tracing::warn!("{warning}");
     }
     process::keep_memory_private();
+    #[cfg(debug_assertions)]
+    crate::failpoint::arm(loaded.failpoints);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -122,6 +125,7 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Resu
     let mut running = Running { file: file.to_owned(), config, effective, gateway, certificates };
     let exit = running.until_told(&mut signals, ledger.as_ref()).await;
     let gateway = &running.gateway;
+    failpoint::hit("stop");
     gateway.start_draining();
     stop.cancel();
     let patience = running.config.listen.drain_timeout;
@@ -131,7 +135,7 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Resu
             tracing::error!(left = gateway.tasks.len(), "requests are still under way: the next start records them as unknown");
         },
         () = signals.terminated() => {
-            tracing::error!(left = gateway.tasks.len(), "told twice: ending at once; the next start records what is under way as unknown");
+            tracing::error!(left = gateway.tasks.len(), "told twice: ending at once; what is under way is recorded as unknown, by the next start at the latest");
             return Ok(Exit::Restart);
         }
     }

@@ -3,6 +3,7 @@
 
 use super::trace::Trace;
 use crate::error::Refused;
+use crate::failpoint;
 use crate::head::Head;
 use crate::id::{GroupId, SessionId, Target};
 use ipnet::IpNet;
@@ -20,6 +21,7 @@ pub struct Accepted {
 /// # Errors
 /// 400, 404 or 405, in words that name what is wrong.
 pub fn accept(head: Head, trusted_proxies: &[IpNet], trace: &mut Trace) -> Result<Accepted, Refused> {
+    failpoint::hit("accept");
     trace.peer = peer(&head, trace.peer, trusted_proxies)?;
     let (target, by_path) = route(head.method(), head.target())?;
     trace.target = Some(target.clone());

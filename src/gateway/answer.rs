@@ -3,6 +3,7 @@
 use super::conclude::Concluded;
 use super::trace::{Ending, Trace};
 use crate::error::{Failed, Sent};
+use crate::failpoint;
 use crate::id::RequestId;
 use crate::problem::Problem;
 use crate::rate::Standing;
@@ -22,6 +23,7 @@ pub(super) fn word(sent: Sent) -> &'static str {
 
 /// Builds the answer of a request that had an intent, logs it and counts it.
 pub fn answer(concluded: Concluded, trace: &Trace, metrics: &Metrics) -> Response<Bytes> {
+    failpoint::hit("answer");
     let (mut response, code, sent, detail) = match concluded.result {
         Ok(confirmed) => (success(confirmed.body, trace.id), "ok", Sent::Yes, String::new()),
         Err(failed) => {

@@ -4,6 +4,7 @@ use super::accept::Accepted;
 use super::trace::Trace;
 use crate::clock::Timestamp;
 use crate::error::Refused;
+use crate::failpoint;
 use crate::identity::{Identified, Identity};
 use crate::rate::FailedAuthentications;
 
@@ -23,6 +24,7 @@ pub fn authenticate(
     failed: &FailedAuthentications,
     trace: &mut Trace,
 ) -> Result<Caller, Refused> {
+    failpoint::hit("authenticate");
     match identity.identify(accepted.head.values("authorization"), Timestamp::now()) {
         Ok(who) => {
             trace.caller = Some(who.caller.clone());

@@ -3,6 +3,7 @@
 use super::authenticate::Caller;
 use super::trace::Trace;
 use crate::error::Refused;
+use crate::failpoint;
 use crate::id::Target;
 use crate::ledger::entry::Intention;
 use crate::policy::Policy;
@@ -21,6 +22,7 @@ pub struct Permit {
 /// # Errors
 /// 403 with the reason.
 pub fn authorize(caller: Caller, policy: &Policy, trace: &mut Trace) -> Result<Permit, Refused> {
+    failpoint::hit("authorize");
     let rule = policy.decide(&caller.who.caller, trace.peer, &caller.accepted.target)?;
     Ok(Permit { caller, rule, policy: Arc::clone(policy.hash()) })
 }

@@ -4,10 +4,15 @@ use super::forward::Reply;
 use super::trace::Trace;
 use crate::clock::moment;
 use crate::error::{Failed, Sent};
+use crate::failpoint;
 use crate::ledger::Ledger;
 use crate::ledger::entry::{End, Outcome};
 use crate::problem::Problem;
 use crate::upstream::Confirmed;
+use std::time::Duration;
+
+/// How long after the budget of the request its outcome is waited for.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A result, and whether the ledger has it.
 pub struct Concluded {
@@ -40,8 +45,9 @@ fn provider_status(result: &Result<Confirmed, Failed>) -> Option<u16> {
 
 /// Records the outcome. A record that fails changes nothing about what happened: it becomes part of the answer.
 pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> Concluded {
+    failpoint::hit("conclude");
     let started = moment();
-    let Reply { recorded, result, slot } = reply;
+    let Reply { recorded, result, slot, deadline } = reply;
     let (end, code, sent) = match &result {
         Ok(_) => (End::Deleted, None, Sent::Yes),
         Err(failed) => {
@@ -51,7 +57,9 @@ pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> C
     };
     let status = provider_status(&result);
     let outcome = Outcome { request_id: recorded.request_id(), outcome: end, status, code, sent };
-    let unrecorded = ledger.conclude(recorded, outcome).await.is_err();
+    // The record goes on where this ends. The caller does not wait for it longer than it waits for us.
+    let recording = tokio::time::timeout_at((deadline + LAST_PATIENCE).into(), ledger.conclude(recorded, outcome));
+    let unrecorded = !matches!(recording.await, Ok(Ok(())));
     drop(slot);
     trace.mark("conclude", started);
     Concluded { result, end, unrecorded }

@@ -1,7 +1,9 @@
 //! Send it, once. Whatever happens is a value: from here on nothing may be lost on the way out.
 
 use super::intend::Intent;
+use crate::clock::Moment;
 use crate::error::Failed;
+use crate::failpoint;
 use crate::ledger::Recorded;
 use crate::tasks::Tasks;
 use crate::upstream::{Confirmed, Upstream};
@@ -14,15 +16,17 @@ pub struct Reply {
     pub(super) recorded: Recorded,
     pub(super) result: Result<Confirmed, Failed>,
     pub(super) slot: Option<OwnedSemaphorePermit>,
+    pub(super) deadline: Moment,
 }
 
 /// Forwards an intent. A panic on the way and an end of the process's patience are outcomes too.
 pub async fn forward(intent: Intent, upstream: &Upstream, tasks: &Tasks) -> Reply {
+    failpoint::hit("forward");
     let Intent { recorded, prepared, deadline, slot } = intent;
     let sending = AssertUnwindSafe(upstream.delete(prepared, deadline)).catch_unwind();
     let result = tokio::select! {
         result = sending => result.unwrap_or(Err(Failed::OutcomeUnknown("the gateway failed while it was sending"))),
         () = tasks.abandoned() => Err(Failed::OutcomeUnknown("the gateway was stopped before the provider answered")),
     };
-    Reply { recorded, result, slot }
+    Reply { recorded, result, slot, deadline }
 }

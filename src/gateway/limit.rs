@@ -3,6 +3,7 @@
 use super::authorize::Permit;
 use super::trace::Trace;
 use crate::error::Refused;
+use crate::failpoint;
 use crate::rate::{Mode, Rates};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -18,6 +19,7 @@ pub struct Admission {
 /// # Errors
 /// 503 without a slot, 429 when a rate is used up.
 pub fn limit(permit: Permit, rates: &Rates, slots: &Arc<Semaphore>, trace: &mut Trace) -> Result<Admission, Refused> {
+    failpoint::hit("limit");
     let (mode, slot) = if permit.is_dry_run() {
         (Mode::Look, None)
     } else {

@@ -57,6 +57,22 @@ pub struct Outcome {
     pub sent: Sent,
 }
 
+impl Outcome {
+    /// What is recorded where nobody can know what happened.
+    #[must_use]
+    pub fn unknown(request_id: RequestId) -> Self {
+        let (status, code) = (None, Some("outcome-unknown"));
+        Self { request_id, outcome: End::Unknown, status, code, sent: Sent::Unknown }
+    }
+
+    /// What is recorded where an intent became durable only after its request had been answered.
+    #[must_use]
+    pub fn never_sent(request_id: RequestId) -> Self {
+        let (status, code) = (None, Some("ledger-unavailable"));
+        Self { request_id, outcome: End::NotSent, status, code, sent: Sent::No }
+    }
+}
+
 /// The four ends of an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,19 +2,25 @@
 
 mod database;
 mod folder;
+mod op;
+mod recover;
 mod unresolved;
 mod writer;
 
-use super::entry::{Body, End, Intention, Outcome, Resolution};
-use super::{Answer, Health, Intended, Ledger, NotRecorded, OpenError, READ_AT_MOST, Reader, Recorded, Unresolved};
+use super::entry::{Body, Intention, Outcome, Resolution};
+use super::{
+    Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, READ_AT_MOST, Reader, Recorded, Unresolved,
+};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::telemetry::Metrics;
+use op::{Op, Receipt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
-use tokio::sync::{mpsc, oneshot, watch};
-use writer::{After, Op, Receipt, Writer};
+use tokio::sync::{oneshot, watch};
+use writer::Writer;
 
 /// SQLite's own version, such as `3.53.2`.
 #[must_use]
@@ -25,12 +31,21 @@ pub fn version() -> &'static str {
 /// How many notes may wait; more are counted instead.
 const NOTES_AT_MOST: usize = 1024;
 
-/// The writing side. Its thread ends with [`Ledger::close`], or when this is dropped.
+/// The writing side. Its thread ends with [`Ledger::close`], or when this and every [`Recorded`] are dropped.
 pub struct Sqlite {
-    ops: mpsc::UnboundedSender<Op>,
-    notes: std::sync::Arc<AtomicUsize>,
+    ops: Arc<Queue>,
+    notes: Arc<AtomicUsize>,
     health: watch::Receiver<Health>,
-    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The way to the writer.
+struct Queue(mpsc::Sender<Op>);
+
+impl Abandoned for Queue {
+    fn abandoned(&self, seq: u64, outcome: Outcome) {
+        let _ = self.0.send(Op::Conclude(seq, Box::new(Body::Outcome(outcome)), None));
+    }
 }
 
 /// What the start found.
@@ -47,15 +62,17 @@ impl Sqlite {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(config: &config::Ledger, metrics: Metrics) -> Result<(Self, Recovered), OpenError> {
-        let (ops, queue) = mpsc::unbounded_channel();
+        let (ops, queue) = mpsc::channel();
+        let ops = Arc::new(Queue(ops));
         let (health_is, health) = watch::channel(Health::Writable);
-        let notes = std::sync::Arc::new(AtomicUsize::new(0));
-        let (writer, recovered) = Writer::open(config, queue, health_is, std::sync::Arc::clone(&notes), metrics)?;
+        let notes = Arc::new(AtomicUsize::new(0));
+        let queue = (queue, Arc::downgrade(&ops));
+        let (writer, recovered) = Writer::open(config, queue, health_is, Arc::clone(&notes), metrics)?;
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run())
             .map_err(|e| OpenError::Unusable(format!("the ledger's thread cannot be started: {e}")))?;
-        Ok((Self { ops, notes, health, thread: std::sync::Mutex::new(Some(thread)) }, recovered))
+        Ok((Self { ops, notes, health, thread: Mutex::new(Some(thread)) }, recovered))
     }
 }
 
@@ -63,7 +80,7 @@ impl Sqlite {
     /// Asks the writer for something whose answer says only whether it is recorded.
     fn record(&self, op: impl FnOnce(Receipt) -> Op) -> Answer<'_, Result<(), NotRecorded>> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.send(op(answer));
+        let asked = self.ops.0.send(op(answer));
         Box::pin(async move {
             asked.map_err(|_| NotRecorded)?;
             wait.await.unwrap_or(Err(NotRecorded))
@@ -74,7 +91,7 @@ impl Sqlite {
 impl Ledger for Sqlite {
     fn intend(&self, intention: Intention) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.send(Op::Intend(intention.request_id, Box::new(Body::Intent(intention)), answer));
+        let asked = self.ops.0.send(Op::Intend(intention.request_id, Box::new(Body::Intent(intention)), answer));
         Box::pin(async move {
             if asked.is_err() {
                 return Intended::Unavailable;
@@ -84,13 +101,12 @@ impl Ledger for Sqlite {
     }
 
     fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>> {
-        let after = if outcome.outcome == End::Unknown { After::Unresolved } else { After::Nothing };
-        self.record(|answer| Op::Conclude(recorded.seq, Box::new(Body::Outcome(outcome)), after, answer))
+        self.record(|answer| Op::Conclude(recorded.spend(), Box::new(Body::Outcome(outcome)), Some(answer)))
     }
 
     fn unresolved(&self, until: Timestamp) -> Answer<'_, Option<Unresolved>> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.send(Op::Unresolved(until, answer));
+        let asked = self.ops.0.send(Op::Unresolved(until, answer));
         Box::pin(async move { if asked.is_ok() { wait.await.ok().flatten() } else { None } })
     }
 
@@ -107,7 +123,7 @@ impl Ledger for Sqlite {
             return false;
         }
         self.notes.fetch_add(1, Ordering::Relaxed);
-        self.ops.send(Op::Note(Box::new(body))).is_ok()
+        self.ops.0.send(Op::Note(Box::new(body))).is_ok()
     }
 
     fn health(&self) -> Health {
@@ -122,7 +138,7 @@ impl Ledger for Sqlite {
     }
 
     fn close(&self) -> Answer<'_, ()> {
-        let asked = self.ops.send(Op::Close);
+        let asked = self.ops.0.send(Op::Close);
         Box::pin(async move {
             let thread = self.thread.lock().ok().and_then(|mut thread| thread.take());
             if let (Ok(()), Some(thread)) = (asked, thread) {

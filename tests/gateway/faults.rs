@@ -2,7 +2,7 @@
 //! lost (`pwrite64`), and the write is there although its sync failed (`fdatasync`).
 
 use crate::provider::{Provider, Reply};
-use crate::running::{Gateway, TARGET, TOKEN, eventually};
+use crate::running::{Gateway, TARGET, TOKEN, caller, configuration, eventually};
 use crate::wire::{delete, response};
 use std::process::{Child, Command, Stdio};
 
@@ -113,5 +113,39 @@ fn an_outcome_that_cannot_be_recorded_leaves_the_answer_true_and_says_so() {
         // Lost: nobody knows any more. Persisted although the sync failed: then it is what it was.
         assert!(outcome == "unknown" || (call == "fdatasync" && outcome == "deleted"), "{call}: {outcome}");
         assert_eq!(provider.heads().len(), 1, "{call}: never sent again");
+    }
+}
+
+#[test]
+fn a_ledger_that_is_too_slow_is_answered_in_time_and_what_it_records_late_is_concluded_as_not_sent() {
+    let provider = Provider::start();
+    let text = configuration(&provider.url(), &[("upstream", "timeout_ms = 2500")], &caller("moderation", TOKEN, ""));
+    let gateway = Gateway::with(&text);
+    let slow = ["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=4000000:when=1"];
+    let strace = Strace::attach(&gateway, &slow);
+    let answer = delete(gateway.listen, TARGET, TOKEN);
+    assert_eq!(
+        (answer.status, answer.code().as_str(), answer.sent().as_str()),
+        (503, "ledger-unavailable", "no"),
+        "{answer:?}"
+    );
+    eventually("the late intent is concluded", || gateway.of_kind("outcome").len() == 1);
+    assert_eq!((gateway.of_kind("outcome")[0]["outcome"].as_str(), provider.bytes()), (Some("not-sent"), 0));
+    drop(strace);
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    whole(&gateway);
+}
+
+#[test]
+fn a_ledger_that_was_removed_or_moved_under_the_process_takes_no_more_intents() {
+    for name in ["ledger.db", "ledger.db-wal", "lock"] {
+        let provider = Provider::start();
+        let mut gateway = Gateway::start(&provider.url());
+        eventually("the start is recorded", || gateway.of_kind("policy").len() == 1);
+        std::fs::rename(gateway.folder.path().join("ledger").join(name), gateway.folder.path().join("moved")).unwrap();
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        assert_eq!((answer.code().as_str(), provider.bytes()), ("ledger-unavailable", 0), "{name}");
+        assert_eq!(gateway.ended().code(), Some(75), "{name}");
+        assert!(gateway.log().contains("was removed or replaced"), "{name}: {}", gateway.log());
     }
 }

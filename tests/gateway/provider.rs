@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub enum Reply {
     Silent,
     /// A success after this long.
     Late(Duration),
+    /// A success as soon as this is set.
+    When(Arc<AtomicBool>),
 }
 
 #[derive(Default)]
@@ -31,6 +33,7 @@ struct Memory {
     heads: Mutex<Vec<String>>,
     script: Mutex<VecDeque<Reply>>,
     bytes: AtomicUsize,
+    connections: AtomicUsize,
 }
 
 impl Memory {
@@ -73,6 +76,12 @@ fn connection(memory: &Memory, mut stream: TcpStream) {
                     let _ = stream.read(&mut buffer);
                     return;
                 }
+                Reply::When(set) => {
+                    while !set.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    stream.write_all(&json(200, "{\"success\": true}"))
+                }
                 Reply::Late(span) => {
                     std::thread::sleep(span);
                     stream.write_all(&json(200, "{\"success\": true}"))
@@ -104,7 +113,11 @@ impl Provider {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let memory = Arc::clone(&shared);
-                std::thread::spawn(move || connection(&memory, stream));
+                memory.connections.fetch_add(1, Ordering::SeqCst);
+                std::thread::spawn(move || {
+                    connection(&memory, stream);
+                    memory.connections.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         Self { address, memory }
@@ -121,6 +134,17 @@ impl Provider {
 
     pub fn heads(&self) -> Vec<String> {
         self.memory.heads.lock().unwrap().clone()
+    }
+
+    /// The targets of the requests since this was last asked.
+    pub fn take_targets(&self) -> Vec<String> {
+        let heads = std::mem::take(&mut *self.memory.heads.lock().unwrap());
+        heads.iter().map(|head| head.split(' ').nth(1).unwrap_or_default().to_owned()).collect()
+    }
+
+    /// How many connections it has; none once a dead process's last bytes have been read.
+    pub fn connections(&self) -> usize {
+        self.memory.connections.load(Ordering::SeqCst)
     }
 
     pub fn bytes(&self) -> usize {

@@ -3,7 +3,6 @@
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::delete;
-use std::io::Write;
 use std::process::Command;
 
 #[test]
@@ -125,54 +124,86 @@ fn the_ledger_is_asked_beside_a_running_gateway_and_without_one() {
     }
 }
 
-#[test]
-fn a_full_disk_means_503_and_nothing_sent_and_it_goes_on_by_itself() {
-    let Some(disk) = SmallDisk::new() else {
-        panic!("a small tmpfs cannot be mounted; run the tests as root, or under `unshare --map-root-user --mount`")
-    };
+/// A ledger with one entry, and what SQL does to it.
+fn changed_ledger(sql: &str) -> (std::sync::Arc<tempfile::TempDir>, std::path::PathBuf, Vec<u8>) {
     let provider = Provider::start();
-    let caller = crate::running::caller("moderation", TOKEN, "");
-    let ledger = format!("path = \"{}\"\nreserve_kib = 256", disk.0.path().join("ledger").display());
-    let text = crate::running::configuration(&provider.url(), &[("ledger", &ledger)], &caller)
-        .replace("path = \"ledger\"\n", "");
-    let gateway = Gateway::with(&text);
-    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
-    provider.next(Reply::Late(std::time::Duration::from_secs(2)));
-    let mut accepted = gateway.send();
-    eventually("it is at the provider", || provider.heads().len() == 2);
-    let filler = disk.0.path().join("filler");
-    let mut file = std::fs::File::create(&filler).unwrap();
-    while file.write_all(&[0; 4096]).is_ok() {}
-    let mut refused = 0;
-    while delete(gateway.listen, "/sess1/groups/3@g.us/picture", TOKEN).status != 503 {
-        refused += 1;
-        assert!(refused < 1000, "never full");
+    let mut gateway = Gateway::start(&provider.url());
+    assert!(gateway.stop().success());
+    let file = gateway.folder.path().join("ledger/ledger.db");
+    let done = Command::new("python3")
+        .args([
+            "-c",
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript(sys.argv[2]); db.close()",
+        ])
+        .arg(&file)
+        .arg(sql)
+        .status();
+    assert!(done.unwrap().success());
+    let bytes = std::fs::read(&file).unwrap();
+    (gateway.folder.clone(), file, bytes)
+}
+
+#[test]
+fn a_database_that_is_not_a_ledger_of_this_version_is_refused_and_left_as_it_is() {
+    for (sql, words) in [
+        ("PRAGMA journal_mode = DELETE; PRAGMA application_id = 99;", "another program's database"),
+        ("PRAGMA journal_mode = DELETE; PRAGMA application_id = 0;", "another program's database"),
+        ("PRAGMA journal_mode = DELETE; PRAGMA user_version = 9;", "ledger of version 9"),
+        (
+            "PRAGMA journal_mode = DELETE; CREATE TRIGGER t AFTER INSERT ON entry BEGIN DELETE FROM entry; END;",
+            "holds a trigger",
+        ),
+        ("PRAGMA journal_mode = DELETE; CREATE TABLE users (name TEXT);", "holds a table that no ledger has, `users`"),
+    ] {
+        let (folder, file, before) = changed_ledger(sql);
+        let output = command(&["serve"], &folder.path().join("gateway.toml"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(74), "{sql}: {said}");
+        assert!(said.contains(words), "{sql}: {said}");
+        assert!(std::fs::read(&file).unwrap() == before, "{sql}: the file was touched");
     }
-    let (forwarded, intents) = (provider.heads().len(), gateway.of_kind("intent").len());
+}
+
+#[test]
+fn a_ledger_with_a_second_name_is_refused() {
+    let (folder, file, _) = changed_ledger("");
+    std::fs::hard_link(&file, folder.path().join("second.db")).unwrap();
+    let output = command(&["serve"], &folder.path().join("gateway.toml"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(69) && said.contains("has 2 names"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused() {
+    let (folder, file, _) = changed_ledger("");
+    std::fs::write(&file, "obviously not a database, and long enough to be read as the head of one".repeat(100))
+        .unwrap();
+    for words in [&["serve"][..], &["audit", "export"]] {
+        let output = command(words, &folder.path().join("gateway.toml"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(74) && said.contains("not a database"), "{words:?} {said}");
+    }
+}
+
+#[test]
+fn while_another_program_holds_the_database_nothing_is_forwarded_and_afterwards_it_goes_on() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let mut holder = Command::new("python3")
+        .args([
+            "-c",
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()",
+        ])
+        .arg(gateway.folder.path().join("ledger/ledger.db"))
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut line).unwrap();
     let answer = delete(gateway.listen, TARGET, TOKEN);
-    assert_eq!((answer.code().as_str(), answer.sent().as_str()), ("ledger-unavailable", "no"));
-    assert_eq!((provider.heads().len(), gateway.of_kind("intent").len()), (forwarded, intents));
-    let late = crate::wire::response(&mut accepted).unwrap();
-    assert_eq!((late.status, late.header("ledger-warning")), (200, None), "an accepted one is recorded in the reserve");
-    assert_eq!(gateway.of_kind("outcome").len(), intents);
-    drop(file);
-    std::fs::remove_file(filler).unwrap();
-    eventually("it goes on", || delete(gateway.listen, TARGET, TOKEN).status == 200);
-}
-
-/// A tmpfs of 2 MiB, gone with this value.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new() -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(folder.path()).status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self(folder))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
+    assert_eq!((answer.code().as_str(), provider.bytes()), ("ledger-unavailable", 0));
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
 }

@@ -90,13 +90,24 @@ impl Gateway {
     }
 
     pub fn in_folder(folder: Arc<tempfile::TempDir>, configuration: &str, environment: &[(&str, &str)]) -> Self {
+        Self::attempt(folder, configuration, environment, &[]).unwrap_or_else(|(_, log)| panic!("not ready: {log}"))
+    }
+
+    /// Starts it, behind the words of `wrapper`. If it ends before it is ready: its exit code and what it said.
+    pub fn attempt(
+        folder: Arc<tempfile::TempDir>,
+        configuration: &str,
+        environment: &[(&str, &str)],
+        wrapper: &[&str],
+    ) -> Result<Self, (Option<i32>, String)> {
         std::fs::write(folder.path().join("gateway.toml"), configuration).unwrap();
         let key = folder.path().join("key");
         if !key.exists() {
             std::fs::write(key, format!("{KEY}\n")).unwrap();
         }
-        let mut child = Command::new(BINARY)
-            .args(["serve", "--config"])
+        let words = [wrapper, &[BINARY, "serve", "--config"]].concat();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
             .arg(folder.path().join("gateway.toml"))
             .envs(environment.iter().copied())
             .stdout(Stdio::piped())
@@ -110,14 +121,13 @@ impl Gateway {
         std::thread::spawn(move || each_line(stdout, |line| drop(send.send(line.to_owned()))));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut gateway = Self { listen: nowhere, ops: nowhere, folder, child, log, reader: Some(reader) };
-        let line = lines.recv_timeout(PATIENCE).unwrap_or_default();
-        let Ok(ready) = serde_json::from_str::<Value>(&line) else {
-            gateway.kill();
-            panic!("not ready: {line:?}");
+        let Ok(line) = lines.recv_timeout(PATIENCE) else {
+            return Err((gateway.ended().code(), gateway.log()));
         };
+        let ready: Value = serde_json::from_str(&line).unwrap();
         let address = |name: &str| ready[name].as_str().unwrap().parse().unwrap();
         (gateway.listen, gateway.ops) = (address("listen"), address("ops"));
-        gateway
+        Ok(gateway)
     }
 
     pub fn config(&self) -> PathBuf {

@@ -84,7 +84,11 @@ fn a_second_sigterm_ends_at_once() {
     eventually("it is draining", || gateway.log().contains("stopping"));
     gateway.signal("TERM");
     assert_eq!(gateway.ended().code(), Some(75));
-    assert_eq!(gateway.of_kind("outcome").len(), 0, "the next start records it");
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    let again = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+    let outcomes = again.of_kind("outcome");
+    assert_eq!((outcomes.len(), &outcomes[0]["outcome"]), (1, &"unknown".into()), "at its end or by the next start");
+    assert_eq!((again.of_kind("stop").len(), again.of_kind("gap").len()), (0, 1), "it did not stop in order");
 }
 
 #[test]

@@ -3,9 +3,11 @@
 //! The path of a commit touches ordered keys alone: `entry` grows at its end, `in_flight` holds the few
 //! intents without an outcome under their sequence numbers.
 
+use crate::failpoint;
 use crate::ledger::OpenError;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
+use std::time::Duration;
 
 const FILE: &str = "ledger.db";
 /// 3.51.3 is the first without the WAL-reset bug that could lose commits.
@@ -13,12 +15,25 @@ const OLDEST: i32 = 3_051_003;
 /// `PRAGMA application_id` of our files: "wgl1".
 const APPLICATION: i32 = 0x7767_6c31;
 
+/// What the process relies on to stay where it is, for as long as it writes.
+pub(super) const FILES: [&str; 2] = [FILE, "ledger.db-wal"];
+/// `PRAGMA user_version` of our files.
+const VERSION: i32 = 1;
+/// What a ledger is made of, and nothing else: a trigger could change what is written.
+const TABLES: [&str; 3] = ["entry", "in_flight", "unresolved"];
+const BUSY: Duration = Duration::from_secs(1);
+
 fn unusable(folder: &Path, what: &str, error: &rusqlite::Error) -> OpenError {
-    OpenError::Unusable(format!("the ledger in {} {what}: {error}", folder.display()))
+    let words = format!("the ledger in {} {what}: {error}", folder.display());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged(words),
+        _ => OpenError::Unusable(words),
+    }
 }
 
 /// Opens the database for writing, creates it where it is not, checks that every commit will be synced,
-/// and copies the write-ahead log into it before anything in it is believed.
+/// and copies the write-ahead log into it before anything in it is believed. A file that is not a ledger of ours is
+/// left as it is.
 pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < OLDEST {
         return Err(OpenError::Unusable(format!(
@@ -27,33 +42,61 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
         )));
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let open = || -> rusqlite::Result<(Connection, String, i64, i32)> {
+    let open = || -> rusqlite::Result<Connection> {
         let db = Connection::open_with_flags(folder.join(FILE), flags)?;
-        db.busy_timeout(std::time::Duration::from_secs(5))?;
-        let application: i32 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-        let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-        db.execute_batch("PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;")?;
-        let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
-        Ok((db, mode, synchronous, application))
+        db.busy_timeout(BUSY)?;
+        Ok(db)
     };
-    let (db, mode, synchronous, application) = open().map_err(|e| unusable(folder, "cannot be opened", &e))?;
-    if mode != "wal" || synchronous != 2 {
-        return Err(OpenError::Unusable(format!(
-            "SQLite gave journal mode {mode} and synchronous {synchronous}; wal and 2 are needed"
-        )));
+    let failed = |error: rusqlite::Error| unusable(folder, "cannot be opened", &error);
+    let db = open().map_err(failed)?;
+    let foreign = foreign(&db).map_err(failed)?;
+    if let Some(what) = foreign {
+        return Err(OpenError::Damaged(format!("{} {what}; it was left as it is", folder.join(FILE).display())));
     }
-    if application != 0 && application != APPLICATION {
-        return Err(OpenError::Damaged(format!("{} is another program's database", folder.join(FILE).display())));
+    prepare(&db).map_err(failed)?.map_or(Ok(()), |what| Err(OpenError::Unusable(what)))?;
+    set_up(&db).map_err(|e| unusable(folder, "cannot be set up", &e))?;
+    Ok(db)
+}
+
+/// What makes a database another one than a ledger that this version writes; only read, not touched.
+fn foreign(db: &Connection) -> rusqlite::Result<Option<String>> {
+    let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
+    let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
+    let mut statement = db.prepare("SELECT type, name FROM sqlite_schema")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+    let schema: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    if application != APPLICATION && !(application == 0 && schema.is_empty()) {
+        return Ok(Some("is another program's database".to_owned()));
     }
+    if version > VERSION {
+        return Ok(Some(format!("is a ledger of version {version}; this program knows versions up to {VERSION}")));
+    }
+    let ours = |kind: &str, name: &str| kind == "table" && TABLES.contains(&name);
+    let strange = schema.iter().find(|(kind, name)| !ours(kind, name));
+    Ok(strange.map(|(kind, name)| format!("holds a {kind} that no ledger has, `{}`", name.escape_debug())))
+}
+
+/// Sets what every commit relies on. Says what SQLite did not do.
+fn prepare(db: &Connection) -> rusqlite::Result<Option<String>> {
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    let (sync, wanted) = if failpoint::is_on("synchronous-normal") { ("NORMAL", 1) } else { ("FULL", 2) };
+    db.execute_batch(&format!("PRAGMA synchronous = {sync};"))?;
+    db.execute_batch("PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;")?;
+    let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    let as_wanted = mode == "wal" && synchronous == wanted;
+    Ok((!as_wanted)
+        .then(|| format!("SQLite gave journal mode {mode} and synchronous {synchronous}; wal and 2 are needed")))
+}
+
+fn set_up(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(&format!(
         "PRAGMA application_id = {APPLICATION};
+         PRAGMA user_version = {VERSION};
          CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;
          PRAGMA wal_checkpoint(TRUNCATE);"
-    ))
-    .and_then(|()| super::unresolved::set_up(&db))
-    .map_err(|e| unusable(folder, "cannot be set up", &e))?;
-    Ok(db)
+    ))?;
+    super::unresolved::set_up(db)
 }
 
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
@@ -133,4 +176,9 @@ pub(super) fn roll_back(db: &Connection) {
 /// Whether an error says that there was no room, and nothing else: what was tried is then certainly not there.
 pub(super) fn is_full(error: &rusqlite::Error) -> bool {
     matches!(error, rusqlite::Error::SqliteFailure(code, _) if code.extended_code == ffi::SQLITE_FULL)
+}
+
+/// Whether an error says that another program has the database: what was tried is then certainly not there.
+pub(super) fn is_held(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }

@@ -4,17 +4,38 @@
 use crate::ledger::OpenError;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Held for life. The lock goes with the process, however it ends.
 pub(super) struct Lock {
     _file: File,
+    folder: PathBuf,
+    watched: Vec<Watched>,
+}
+
+/// A file as it was when the ledger was opened.
+struct Watched {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Watched {
+    fn new(path: PathBuf) -> std::io::Result<Self> {
+        let is = std::fs::metadata(&path)?;
+        Ok(Self { path, device: is.dev(), inode: is.ino() })
+    }
+
+    fn is_there(&self) -> bool {
+        std::fs::metadata(&self.path).is_ok_and(|is| (is.dev(), is.ino()) == (self.device, self.inode))
+    }
 }
 
 impl Lock {
     pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
         let unusable = |what: &str, e: std::io::Error| OpenError::Unusable(format!("{} {what}: {e}", folder.display()));
-        std::fs::create_dir_all(folder).map_err(|e| unusable("cannot be created", e))?;
+        create(folder).map_err(|e| unusable("cannot be created", e))?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -38,9 +59,46 @@ impl Lock {
         };
         let mut name = name;
         name().map_err(|e| unusable("cannot be written to", e))?;
-        Ok(Self { _file: file })
+        let watched = Vec::new();
+        Ok(Self { _file: file, folder: folder.to_owned(), watched })
+    }
+
+    /// From now on these files of the folder, and the lock, are to stay where they are. A file with a second name is
+    /// refused: under that name another process could write to it.
+    pub(super) fn watch(&mut self, names: &[&str]) -> Result<(), OpenError> {
+        for name in names.iter().chain(&["lock"]) {
+            let path = self.folder.join(name);
+            let unusable = |what: String| OpenError::Unusable(format!("{} {what}", path.display()));
+            let links = std::fs::metadata(&path).map(|is| is.nlink());
+            match links {
+                Ok(1) => {}
+                Ok(links) => {
+                    return Err(unusable(format!(
+                        "has {links} names (hard links); copy it with `audit backup` instead, and remove the others"
+                    )));
+                }
+                Err(error) => return Err(unusable(format!("cannot be looked at: {error}"))),
+            }
+            let watched = Watched::new(path.clone()).map_err(|e| unusable(format!("cannot be looked at: {e}")))?;
+            self.watched.push(watched);
+        }
+        Ok(())
+    }
+
+    /// Whether the files are where they were.
+    ///
+    /// # Errors
+    /// Names the one that is not.
+    pub(super) fn still_holds(&self) -> Result<(), String> {
+        match self.watched.iter().find(|watched| !watched.is_there()) {
+            None => Ok(()),
+            Some(gone) => Err(format!("{} was removed or replaced while it was open", gone.path.display())),
+        }
     }
 }
+
+/// What has to be free beside the reserve before a full disk counts as one with room.
+const HEADROOM: u64 = 256 * 1024;
 
 /// Disk space that is given back when there is no other.
 pub(super) struct Reserve {
@@ -53,7 +111,7 @@ impl Reserve {
     /// Takes the space.
     pub(super) fn new(folder: &Path, bytes: u64) -> Self {
         let mut reserve = Self { path: folder.join("reserve"), bytes, held: false };
-        reserve.restore();
+        reserve.take(0);
         reserve
     }
 
@@ -69,11 +127,17 @@ impl Reserve {
         }
     }
 
-    /// Tries to take the space again. Returns whether it is held now.
+    /// Tries to take the space again, and only where as much is left beside it as a few intents need: else
+    /// the disk would be full again with the next one. Returns whether it is held now.
     pub(super) fn restore(&mut self) -> bool {
+        self.take(HEADROOM)
+    }
+
+    fn take(&mut self, beside: u64) -> bool {
         let allocate = || -> std::io::Result<()> {
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
-            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.bytes)?;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, self.bytes + beside)?;
+            file.set_len(self.bytes)?;
             file.sync_all()
         };
         self.held = allocate().is_ok();
@@ -82,6 +146,21 @@ impl Reserve {
         }
         self.held
     }
+}
+
+/// Makes the folder where it is not, and its name durable: else a power failure could take a new ledger as a
+/// whole. What was there and may not be read, such as a parent that systemd hides, was not made here.
+fn create(folder: &Path) -> std::io::Result<()> {
+    let missing = folder.ancestors().take_while(|path| !path.exists()).count();
+    std::fs::create_dir_all(folder)?;
+    for parent in folder.ancestors().skip(1).take(missing.max(1)) {
+        match File::open(parent) {
+            Ok(parent) => parent.sync_all()?,
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the names of new files in a folder durable.

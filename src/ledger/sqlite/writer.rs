@@ -1,76 +1,76 @@
 //! The one writer: takes what waits, commits it in one transaction with one sync, answers everybody.
 //!
-//! A failure is one of two kinds. No room (`SQLITE_FULL`) is known: everything is rolled back, intents are
-//! unavailable, outcomes use the reserve, and it goes on when there is room again. Any other failure leaves
-//! open what is on disk: nothing more is accepted, and the process has to end so that the next start reads
-//! what is really there.
+//! A failure is one of two kinds. Known: there is no room (`SQLITE_FULL`), or another program holds the database. Then
+//! everything is rolled back, intents are unavailable, outcomes use the reserve, and it goes on when it can. An outcome
+//! that cannot be written is kept and written first as soon as there is room. Any other failure leaves open what is on
+//! disk: nothing more is accepted, and the process has to end so that the next start reads what is really there.
 
 use super::folder::{Lock, Reserve};
-use super::{Recovered, database, folder, unresolved};
+use super::op::{Op, Owed, answer, is_unknown, refuse};
+use super::{Queue, Recovered, database, folder, unresolved};
 use crate::clock::{Timestamp, moment, since};
 use crate::config;
-use crate::error::Sent;
-use crate::id::RequestId;
-use crate::ledger::entry::{Body, End, Outcome, Resolution, encode};
-use crate::ledger::{Health, Intended, NotRecorded, OpenError, Recorded, Unresolved};
+use crate::failpoint;
+use crate::ledger::entry::{Body, encode};
+use crate::ledger::{Health, NotRecorded, OpenError, Unresolved};
 use crate::telemetry::Metrics;
 use rusqlite::Connection;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::{mpsc, oneshot, watch};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// The most entries in one transaction, so that the first of a long queue need not wait for its last.
 const BATCH_AT_MOST: usize = 256;
-
-/// Where it is said whether something is recorded.
-pub(super) type Receipt = oneshot::Sender<Result<(), NotRecorded>>;
-
-/// What an outcome leaves to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    Nothing,
-    /// Nobody knows what happened: the picture is to be looked at.
-    Unresolved,
-}
-
-pub(super) enum Op {
-    Intend(RequestId, Box<Body>, oneshot::Sender<Intended>),
-    Conclude(u64, Box<Body>, After, Receipt),
-    Resolve(Unresolved, Resolution, Receipt),
-    Postpone(Unresolved, Timestamp, Receipt),
-    /// Writes nothing, so it needs no commit.
-    Unresolved(Timestamp, oneshot::Sender<Option<Unresolved>>),
-    Note(Box<Body>),
-    Close,
-}
+/// How often what could not be written is tried again. While the disk is full nobody may call, so nobody else asks.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 pub(super) struct Writer {
-    db: Connection,
-    queue: mpsc::UnboundedReceiver<Op>,
+    pub(super) db: Connection,
+    queue: Receiver<Op>,
+    /// The way back here, for intents that are never concluded. Weak: the queue ends with its senders.
+    abandoned: Weak<Queue>,
+    /// Outcomes that could not be written, at most one for each request that was under way then.
+    unwritten: Vec<Op>,
     health: watch::Sender<Health>,
     notes: Arc<AtomicUsize>,
     metrics: Metrics,
     reserve: Reserve,
-    next: u64,
-    latest: Timestamp,
-    unresolved: i64,
-    _lock: Lock,
+    pub(super) next: u64,
+    pub(super) latest: Timestamp,
+    pub(super) unresolved: i64,
+    lock: Lock,
 }
 
 impl Writer {
     pub(super) fn open(
         config: &config::Ledger,
-        queue: mpsc::UnboundedReceiver<Op>,
+        (queue, abandoned): (Receiver<Op>, Weak<Queue>),
         health: watch::Sender<Health>,
         notes: Arc<AtomicUsize>,
         metrics: Metrics,
     ) -> Result<(Self, Recovered), OpenError> {
-        let lock = Lock::take(&config.path)?;
+        let mut lock = Lock::take(&config.path)?;
         let db = database::open_to_write(&config.path)?;
         let next = database::length(&db)?;
         let reserve = Reserve::new(&config.path, config.reserve_bytes);
         let latest = Timestamp::from_micros(i64::MIN);
-        let mut writer = Self { db, queue, health, notes, metrics, reserve, next, latest, unresolved: 0, _lock: lock };
+        lock.watch(&database::FILES)?;
+        let mut writer = Self {
+            db,
+            queue,
+            abandoned,
+            unwritten: Vec::new(),
+            health,
+            notes,
+            metrics,
+            reserve,
+            next,
+            latest,
+            unresolved: 0,
+            lock,
+        };
         let recovered = writer.recover()?;
         writer.metrics.unresolved.set(writer.unresolved);
         folder::sync(&config.path)?;
@@ -80,57 +80,19 @@ impl Writer {
         Ok((writer, recovered))
     }
 
-    /// What every start does: reads the head, closes what is open as `unknown`, says what is lost.
-    fn recover(&mut self) -> Result<Recovered, OpenError> {
-        let damaged = |what: &str| OpenError::Damaged(format!("the ledger's last entry {what}"));
-        let failed = |e: rusqlite::Error| OpenError::Unusable(format!("the ledger cannot be written: {e}"));
-        let mut clean = true;
-        if let Some(bytes) = database::last(&self.db).map_err(failed)? {
-            let last: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| damaged("is not JSON"))?;
-            if last.get("seq").and_then(serde_json::Value::as_u64) != self.next.checked_sub(1) {
-                return Err(damaged("has another sequence number than its row"));
-            }
-            self.latest = last
-                .get("time")
-                .and_then(|time| time.as_str())
-                .and_then(Timestamp::parse)
-                .ok_or_else(|| damaged("has no time"))?;
-            clean = last.get("kind").is_some_and(|kind| kind == "stop");
-        }
-        self.unresolved = unresolved::count(&self.db).map_err(failed)?;
-        let open = database::in_flight(&self.db).map_err(failed)?;
-        let unknown = open.len() as u64;
-        let first = || -> rusqlite::Result<()> {
-            database::begin(&self.db)?;
-            for (seq, request_id) in open {
-                if let Some(request_id) = RequestId::parse(&request_id) {
-                    let (status, code) = (None, Some("outcome-unknown"));
-                    let (_, time) = self.append(&Body::Outcome(Outcome {
-                        request_id,
-                        outcome: End::Unknown,
-                        status,
-                        code,
-                        sent: Sent::Unknown,
-                    }))?;
-                    self.wait_for_resolution(seq, time)?;
-                }
-                database::land(&self.db, seq)?;
-            }
-            if !clean {
-                self.append(&Body::Gap { reason: "the process before this one did not stop by itself; refusals that it had only counted are lost" })?;
-            }
-            self.append(&Body::Start { version: env!("CARGO_PKG_VERSION"), recovered: unknown })?;
-            database::commit(&self.db)
-        };
-        first().map_err(failed)?;
-        Ok(Recovered { unknown })
-    }
-
     pub(super) fn run(mut self) {
         let mut closing = false;
         while !closing {
-            let Some(first) = self.queue.blocking_recv() else { break };
-            let mut batch = vec![first];
+            let waited = if self.health() == Health::Full || !self.unwritten.is_empty() {
+                self.queue.recv_timeout(TRY_AGAIN)
+            } else {
+                self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            };
+            let mut batch = match waited {
+                Ok(first) => vec![first],
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             while batch.len() < BATCH_AT_MOST
                 && let Ok(op) = self.queue.try_recv()
             {
@@ -139,15 +101,16 @@ impl Writer {
             closing = batch.iter().any(|op| matches!(op, Op::Close));
             self.write(batch);
         }
-        if self.health() != Health::Broken {
-            let stop = || -> rusqlite::Result<()> {
-                database::begin(&self.db)?;
-                self.append(&Body::Stop {})?;
-                database::commit(&self.db)
-            };
-            let mut stop = stop;
-            let _ = stop();
+        if self.health() != Health::Broken && self.stop().is_ok() {
+            failpoint::hit("stop-after-commit");
         }
+    }
+
+    fn stop(&mut self) -> rusqlite::Result<()> {
+        database::begin(&self.db)?;
+        self.append(&Body::Stop {})?;
+        failpoint::hit("stop-before-commit");
+        database::commit(&self.db)
     }
 
     fn health(&self) -> Health {
@@ -169,120 +132,153 @@ impl Writer {
     fn write(&mut self, batch: Vec<Op>) {
         let noted = batch.iter().filter(|op| matches!(op, Op::Note(_))).count();
         self.notes.fetch_sub(noted, Ordering::Relaxed);
-        let batch = self.answer_readings(batch);
-        if batch.is_empty() {
-            return;
-        }
         if self.health() == Health::Full && self.reserve.restore() {
+            tracing::info!("there is room again: the ledger takes intents");
             self.health.send_replace(Health::Writable);
         }
+        let mut ops = std::mem::take(&mut self.unwritten);
+        ops.extend(self.answer_readings(batch));
+        if ops.is_empty() {
+            return;
+        }
+        // What is written to files that nobody can find again is lost.
+        if let Err(what) = self.lock.still_holds() {
+            return self.break_down(&what, ops);
+        }
         match self.health() {
-            Health::Broken => refuse(batch),
-            Health::Full => self.write_outcomes(batch),
-            Health::Writable => match self.commit(&batch) {
-                Ok(owed) => answer(batch, owed),
+            Health::Broken => refuse(ops),
+            Health::Full => self.write_outcomes(ops),
+            Health::Writable => match self.commit(&mut ops) {
+                Ok(owed) => answer(ops, owed, &self.abandoned),
                 Err(e) if database::is_full(&e) => {
                     tracing::error!("the disk is full: the ledger takes no intents until there is room");
                     self.reserve.release();
                     self.health.send_replace(Health::Full);
-                    self.write_outcomes(batch);
+                    self.write_outcomes(ops);
                 }
-                Err(e) => self.break_down(&e, batch),
+                Err(e) if database::is_held(&e) => {
+                    tracing::error!("another program holds the ledger's database; nothing was written");
+                    let (outcomes, rest) = outcomes_first(ops);
+                    refuse(rest);
+                    self.keep(outcomes);
+                }
+                Err(e) => self.break_down(&e, ops),
             },
         }
     }
 
     /// On a full disk: outcomes alone, in the space that was kept for them.
-    fn write_outcomes(&mut self, batch: Vec<Op>) {
-        let (outcomes, rest): (Vec<Op>, Vec<Op>) = batch.into_iter().partition(|op| matches!(op, Op::Conclude(..)));
+    fn write_outcomes(&mut self, ops: Vec<Op>) {
+        let (mut outcomes, rest) = outcomes_first(ops);
         refuse(rest);
         if outcomes.is_empty() {
             return;
         }
-        match self.commit(&outcomes) {
-            Ok(owed) => answer(outcomes, owed),
-            Err(e) if database::is_full(&e) => refuse(outcomes),
+        match self.commit(&mut outcomes) {
+            Ok(owed) => answer(outcomes, owed, &self.abandoned),
+            Err(e) if database::is_full(&e) || database::is_held(&e) => self.keep(outcomes),
             Err(e) => self.break_down(&e, outcomes),
         }
     }
 
-    fn break_down(&mut self, error: &rusqlite::Error, batch: Vec<Op>) {
+    /// Tells those who wait that their outcomes are not recorded, and keeps these until they can be.
+    fn keep(&mut self, outcomes: Vec<Op>) {
+        for op in outcomes {
+            if let Op::Conclude(seq, body, receipt) = op {
+                receipt.map(|receipt| receipt.send(Err(NotRecorded)));
+                self.unwritten.push(Op::Conclude(seq, body, None));
+            }
+        }
+    }
+
+    fn break_down(&mut self, error: &dyn std::fmt::Display, ops: Vec<Op>) {
         tracing::error!(%error, "a write to the ledger failed and may or may not be on disk: nothing more is accepted, restart");
         self.health.send_replace(Health::Broken);
-        refuse(batch);
+        refuse(ops);
     }
 
     /// One transaction. Nothing is answered here: what is owed is owed by a commit that has returned.
-    fn commit(&mut self, batch: &[Op]) -> rusqlite::Result<Vec<Option<Recorded>>> {
-        let started = moment();
+    fn commit(&mut self, ops: &mut Vec<Op>) -> rusqlite::Result<Vec<Option<Owed>>> {
+        let (started, count) = (moment(), ops.len());
         let (next, latest, unresolved) = (self.next, self.latest, self.unresolved);
-        let result = self.append_all(batch).and_then(|owed| database::commit(&self.db).map(|()| owed));
+        let points = Points::of(ops);
+        let result = self.append_all(ops).and_then(|mut owed| {
+            if failpoint::is_on("answer-before-commit") {
+                answer(std::mem::take(ops), std::mem::take(&mut owed), &self.abandoned);
+            }
+            points.reach("intent-before-commit", "outcome-before-commit");
+            database::commit(&self.db)?;
+            points.reach("intent-after-commit", "outcome-after-commit");
+            Ok(owed)
+        });
         if result.is_err() {
             database::roll_back(&self.db);
             (self.next, self.latest, self.unresolved) = (next, latest, unresolved);
         }
         self.metrics.unresolved.set(self.unresolved);
-        self.metrics.commit_entries.observe(batch.len() as f64);
+        self.metrics.commit_entries.observe(count as f64);
         self.metrics.commit_seconds.observe(since(started).as_secs_f64());
         result
     }
 
-    fn append_all(&mut self, batch: &[Op]) -> rusqlite::Result<Vec<Option<Recorded>>> {
+    fn append_all(&mut self, ops: &[Op]) -> rusqlite::Result<Vec<Option<Owed>>> {
+        let points = Points::of(ops);
+        points.reach("intent-before-begin", "outcome-before-begin");
         database::begin(&self.db)?;
-        let mut owed = Vec::with_capacity(batch.len());
-        for op in batch {
-            owed.push(match op {
-                Op::Intend(request_id, body, _) => {
-                    let request_id = *request_id;
-                    let (seq, time) = self.append(body)?;
-                    database::take_off(&self.db, seq, &request_id.to_string())?;
-                    Some(Recorded { seq, request_id, time })
-                }
-                Op::Conclude(seq, body, after, _) => {
-                    let (_, time) = self.append(body)?;
-                    database::land(&self.db, *seq)?;
-                    if *after == After::Unresolved {
-                        self.wait_for_resolution(*seq, time)?;
-                    }
-                    None
-                }
-                Op::Resolve(waiting, resolution, _) => {
-                    self.resolve(waiting, *resolution)?;
-                    None
-                }
-                Op::Postpone(waiting, since, _) => {
-                    if unresolved::take_away(&self.db, waiting)? {
-                        unresolved::wait(&self.db, waiting.seq, *since, waiting.attempts.saturating_add(1))?;
-                    }
-                    None
-                }
-                Op::Note(body) => {
-                    self.append(body)?;
-                    None
-                }
-                Op::Unresolved(..) | Op::Close => None,
-            });
-        }
-        Ok(owed)
+        points.reach("intent-after-begin", "outcome-after-begin");
+        ops.iter().map(|op| self.perform(op)).collect()
     }
 
-    fn wait_for_resolution(&mut self, seq: u64, since: Timestamp) -> rusqlite::Result<()> {
-        unresolved::wait(&self.db, seq, since, 0)?;
-        self.unresolved += 1;
+    /// Does one thing in the open transaction.
+    fn perform(&mut self, op: &Op) -> rusqlite::Result<Option<Owed>> {
+        match op {
+            Op::Intend(request_id, body, _) => {
+                failpoint::hit("intent-before-insert");
+                let request_id = *request_id;
+                let (seq, time) = self.append(body)?;
+                database::take_off(&self.db, seq, &request_id.to_string())?;
+                failpoint::hit("intent-after-insert");
+                return Ok(Some(Owed { seq, request_id, time }));
+            }
+            Op::Conclude(seq, body, _) => {
+                failpoint::hit("outcome-before-insert");
+                self.conclude(*seq, body)?;
+                failpoint::hit("outcome-after-insert");
+            }
+            Op::Resolve(waiting, resolution, _) => {
+                // What does not wait any more has its resolution already, and gets no second one.
+                if unresolved::take_away(&self.db, waiting)? {
+                    self.append(&Body::Resolution { request_id: waiting.request_id, resolution: *resolution })?;
+                    self.unresolved -= 1;
+                }
+            }
+            Op::Postpone(waiting, since, _) => self.postpone(waiting, *since)?,
+            Op::Note(body) => drop(self.append(body)?),
+            Op::Unresolved(..) | Op::Close => {}
+        }
+        Ok(None)
+    }
+
+    /// The outcome of the intent `seq`: it is not in flight any more, and its picture is looked at where nobody knows.
+    pub(super) fn conclude(&mut self, seq: u64, body: &Body) -> rusqlite::Result<()> {
+        let (_, time) = self.append(body)?;
+        database::land(&self.db, seq)?;
+        if is_unknown(body) {
+            unresolved::wait(&self.db, seq, time, 0)?;
+            self.unresolved += 1;
+        }
         Ok(())
     }
 
-    /// What does not wait any more has its resolution already, and gets no second one.
-    fn resolve(&mut self, waiting: &Unresolved, resolution: Resolution) -> rusqlite::Result<()> {
+    fn postpone(&self, waiting: &Unresolved, since: Timestamp) -> rusqlite::Result<()> {
         if unresolved::take_away(&self.db, waiting)? {
-            self.append(&Body::Resolution { request_id: waiting.request_id, resolution })?;
-            self.unresolved -= 1;
+            unresolved::wait(&self.db, waiting.seq, since, waiting.attempts.saturating_add(1))?;
         }
         Ok(())
     }
 
     /// Adds an entry to the open transaction. Time never runs backwards in the log.
-    fn append(&mut self, body: &Body) -> rusqlite::Result<(u64, Timestamp)> {
+    pub(super) fn append(&mut self, body: &Body) -> rusqlite::Result<(u64, Timestamp)> {
         let time = Timestamp::now().max(self.latest);
         let bytes = encode(self.next, time, body).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
         database::append(&self.db, self.next, &bytes)?;
@@ -292,28 +288,29 @@ impl Writer {
     }
 }
 
-/// Tells everybody that the commit has returned.
-fn answer(batch: Vec<Op>, owed: Vec<Option<Recorded>>) {
-    for (op, recorded) in batch.into_iter().zip(owed) {
-        match (op, recorded) {
-            (Op::Intend(_, _, answer), Some(recorded)) => drop(answer.send(Intended::Recorded(recorded))),
-            (Op::Intend(_, _, answer), None) => drop(answer.send(Intended::Unavailable)),
-            (Op::Conclude(_, _, _, answer) | Op::Resolve(_, _, answer) | Op::Postpone(_, _, answer), _) => {
-                let _ = answer.send(Ok(()));
-            }
-            (Op::Note(_) | Op::Unresolved(..) | Op::Close, _) => {}
-        }
-    }
+/// Outcomes, and the rest.
+fn outcomes_first(ops: Vec<Op>) -> (Vec<Op>, Vec<Op>) {
+    ops.into_iter().partition(|op| matches!(op, Op::Conclude(..)))
 }
 
-fn refuse(batch: Vec<Op>) {
-    for op in batch {
-        match op {
-            Op::Intend(_, _, answer) => drop(answer.send(Intended::Unavailable)),
-            Op::Conclude(_, _, _, answer) | Op::Resolve(_, _, answer) | Op::Postpone(_, _, answer) => {
-                let _ = answer.send(Err(NotRecorded));
-            }
-            Op::Note(_) | Op::Unresolved(..) | Op::Close => {}
+/// Which failpoints a transaction passes.
+struct Points {
+    intents: bool,
+    outcomes: bool,
+}
+
+impl Points {
+    fn of(ops: &[Op]) -> Self {
+        let any = |is: fn(&Op) -> bool| failpoint::BUILT_IN && ops.iter().any(is);
+        Self { intents: any(|op| matches!(op, Op::Intend(..))), outcomes: any(|op| matches!(op, Op::Conclude(..))) }
+    }
+
+    fn reach(&self, intent: &'static str, outcome: &'static str) {
+        if self.intents {
+            failpoint::hit(intent);
+        }
+        if self.outcomes {
+            failpoint::hit(outcome);
         }
     }
 }

@@ -1,0 +1,67 @@
+//! What every start does, after a crash or not: it reads the head, closes what is open as `unknown`, and says what is
+//! lost.
+
+use super::writer::Writer;
+use super::{Recovered, database, unresolved};
+use crate::clock::Timestamp;
+use crate::failpoint;
+use crate::id::RequestId;
+use crate::ledger::OpenError;
+use crate::ledger::entry::{Body, Outcome};
+
+const GAP: &str = "the process before this one did not stop by itself; refusals that it had only counted are lost";
+
+impl Writer {
+    /// Reads the last entry and the open intents alone, never a window of the log.
+    pub(super) fn recover(&mut self) -> Result<Recovered, OpenError> {
+        failpoint::hit("recovery-begin");
+        let failed = |e: rusqlite::Error| OpenError::Unusable(format!("the ledger cannot be written: {e}"));
+        let clean = match database::last(&self.db).map_err(failed)? {
+            None => true,
+            Some(bytes) => {
+                let last = Last::read(&bytes, self.next)?;
+                self.latest = last.time;
+                last.is_stop
+            }
+        };
+        self.unresolved = unresolved::count(&self.db).map_err(failed)?;
+        let open = database::in_flight(&self.db).map_err(failed)?;
+        let unknown = open.len() as u64;
+        let first = || -> rusqlite::Result<()> {
+            database::begin(&self.db)?;
+            for (seq, request_id) in open {
+                if let Some(request_id) = RequestId::parse(&request_id) {
+                    self.conclude(seq, &Body::Outcome(Outcome::unknown(request_id)))?;
+                }
+            }
+            if !clean {
+                self.append(&Body::Gap { reason: GAP })?;
+            }
+            self.append(&Body::Start { version: env!("CARGO_PKG_VERSION"), recovered: unknown })?;
+            failpoint::hit("recovery-before-commit");
+            database::commit(&self.db)
+        };
+        first().map_err(failed)?;
+        failpoint::hit("recovery-after-commit");
+        Ok(Recovered { unknown })
+    }
+}
+
+/// What the last entry says about how the process before this one ended.
+struct Last {
+    time: Timestamp,
+    is_stop: bool,
+}
+
+impl Last {
+    fn read(bytes: &[u8], length: u64) -> Result<Self, OpenError> {
+        let damaged = |what: &str| OpenError::Damaged(format!("the ledger's last entry {what}"));
+        let last: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| damaged("is not JSON"))?;
+        if last.get("seq").and_then(serde_json::Value::as_u64) != length.checked_sub(1) {
+            return Err(damaged("has another sequence number than its row"));
+        }
+        let time = last.get("time").and_then(|time| time.as_str()).and_then(Timestamp::parse);
+        let time = time.ok_or_else(|| damaged("has no time"))?;
+        Ok(Self { time, is_stop: last.get("kind").is_some_and(|kind| kind == "stop") })
+    }
+}
