@@ -63,3 +63,25 @@ fn a_panic_after_the_intent_is_answered_504_and_the_outcome_is_recorded_in_the_s
         assert_eq!(gateway.of_kind("outcome").len(), 2, "{point}: one outcome each");
     }
 }
+
+#[test]
+fn a_panic_of_the_ledgers_thread_ends_the_process_and_every_intent_has_its_outcome_after_a_restart() {
+    for (point, status, sent, outcomes) in [
+        ("intent-before-commit", 503, 0, &[][..]),
+        ("intent-after-commit", 503, 0, &["unknown"]),
+        ("outcome-before-commit", 200, 1, &["unknown"]),
+        ("outcome-after-commit", 200, 1, &["deleted"]),
+    ] {
+        let provider = Provider::start();
+        let mut gateway = failing(&provider, &format!("{point}=panic"));
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        let warned = answer.header("ledger-warning").is_some();
+        assert_eq!((answer.status, warned, provider.heads().len()), (status, sent == 1, sent), "{point}");
+        assert_eq!(gateway.ended().code(), Some(75), "{point}");
+        let text = std::fs::read_to_string(gateway.config()).unwrap();
+        let again = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+        let recorded = again.of_kind("outcome");
+        assert_eq!(recorded.iter().map(|outcome| &outcome["outcome"]).collect::<Vec<_>>(), outcomes, "{point}");
+        assert_eq!((again.of_kind("intent").len(), provider.heads().len()), (outcomes.len(), sent), "{point}");
+    }
+}

@@ -75,6 +75,11 @@ impl Writer {
         writer.metrics.unresolved.set(writer.unresolved);
         folder::sync(&config.path)?;
         if !writer.reserve.held() {
+            tracing::error!(
+                bytes = config.reserve_bytes,
+                "there is no room for the ledger's reserve: it takes no intents until there is; make room, or lower \
+                 ledger.reserve_kib"
+            );
             writer.health.send_replace(Health::Full);
         }
         Ok((writer, recovered))
