@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak lint fmt bench demo image deny deny-advisories
+.PHONY: help test soak lint fmt bench bench-asking demo image deny deny-advisories
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ fmt: ## Format the code
 bench: ## Measure: the whole gateway from outside, then its parts
 	bash benches/whole.sh
 	cargo bench --locked
+
+bench-asking: ## Measure how fast a ledger of ENTRIES entries is asked (default 1,000,000)
+	bash benches/asking.sh
 
 demo: ## Show the gateway at work against the stand-in provider
 	cargo run --locked --quiet -- demo

@@ -6,9 +6,11 @@
 
 pub mod checkpoint;
 pub mod entry;
+pub mod glance;
 pub mod receipt;
 pub mod search;
 pub mod sqlite;
+pub mod stats;
 pub mod tree;
 
 use crate::clock::Timestamp;
@@ -197,7 +199,10 @@ impl fmt::Display for OpenError {
     }
 }
 
-/// Reads entries, beside a running process or without one.
+/// Entries' bytes under their sequence numbers.
+pub type Entries = Vec<(u64, Vec<u8>)>;
+
+/// Reads a ledger, beside a running process or without one.
 pub trait Reader {
     /// How many entries there are.
     ///
@@ -209,7 +214,25 @@ pub trait Reader {
     ///
     /// # Errors
     /// In words, when the store cannot be read.
-    fn read(&self, from: u64, until: u64) -> Result<Vec<(u64, Vec<u8>)>, OpenError>;
+    fn read(&self, from: u64, until: u64) -> Result<Entries, OpenError>;
+
+    /// The requests that fit, newest first.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read or holds something that is not an entry.
+    fn search(&self, query: &search::Query) -> Result<search::Page, OpenError>;
+
+    /// All entries of one request, ascending.
+    ///
+    /// # Errors
+    /// As [`Reader::search`].
+    fn request(&self, request_id: &str) -> Result<Entries, OpenError>;
+
+    /// How many requests ended how, per day and caller, ascending.
+    ///
+    /// # Errors
+    /// As [`Reader::search`].
+    fn stats(&self, span: stats::Span) -> Result<Vec<stats::Tally>, OpenError>;
 }
 
 /// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.

@@ -72,6 +72,8 @@ pub struct Metrics {
     pub stages: Family<Kind, Histogram>,
     pub commit_entries: Histogram,
     pub commit_seconds: Histogram,
+    pub follower_behind: Gauge,
+    pub follower_failures: Counter,
     pub suppressed: Counter,
     pub connections: Gauge,
     pub connections_refused: Counter,
@@ -95,6 +97,8 @@ impl Metrics {
             stages: Family::new_with_constructor(seconds),
             commit_entries: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
             commit_seconds: seconds(),
+            follower_behind: Gauge::default(),
+            follower_failures: Counter::default(),
             suppressed: Counter::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
@@ -109,6 +113,16 @@ impl Metrics {
         registry.register("stage_seconds", "Time spent in a stage of the path", metrics.stages.clone());
         registry.register("commit_entries", "Entries in one commit of the ledger", metrics.commit_entries.clone());
         registry.register("commit_seconds", "Time of one commit of the ledger", metrics.commit_seconds.clone());
+        registry.register(
+            "follower_behind",
+            "Entries of the ledger that what is derived from it does not cover yet",
+            metrics.follower_behind.clone(),
+        );
+        registry.register(
+            "follower_failures",
+            "Failed attempts to derive something from the ledger",
+            metrics.follower_failures.clone(),
+        );
         registry.register(
             "refusals_suppressed",
             "Refusals that have no entry of their own",

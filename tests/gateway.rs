@@ -7,6 +7,8 @@
 
 #[path = "gateway/answers.rs"]
 mod answers;
+#[path = "gateway/asking.rs"]
+mod asking;
 #[path = "gateway/clients.rs"]
 mod clients;
 #[path = "gateway/configuration.rs"]

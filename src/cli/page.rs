@@ -21,6 +21,17 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// Writes bytes to stdout as they are. `false`: nobody reads any more.
+pub(super) fn bytes(bytes: &[u8]) -> bool {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+}
+
+/// Writes JSON, one object a line, until nobody reads any more.
+pub(super) fn json_lines(values: impl IntoIterator<Item = impl serde::Serialize>) {
+    values.into_iter().all(|value| line(serde_json::to_string(&value).unwrap_or_default()));
+}
+
 /// Writes a line to stderr.
 pub(super) fn complain(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{}", shown(&text.to_string()));

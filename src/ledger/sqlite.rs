@@ -1,21 +1,25 @@
 //! The embedded store: a folder with `ledger.db`, one process that writes, any number that read.
 
+mod asking;
 mod database;
 mod folder;
+mod follower;
+mod index;
 mod op;
 mod recover;
+mod reindex;
 mod unresolved;
 mod writer;
 
+pub use asking::SqliteReader;
+pub use reindex::reindex;
+
 use super::entry::{Body, Intention, Outcome, Resolution};
-use super::{
-    Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, READ_AT_MOST, Reader, Recorded, Unresolved,
-};
+use super::{Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, Recorded, Unresolved};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::telemetry::Metrics;
 use op::{Op, Receipt};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -31,7 +35,8 @@ pub fn version() -> &'static str {
 /// How many notes may wait; more are counted instead.
 const NOTES_AT_MOST: usize = 1024;
 
-/// The writing side. Its thread ends with [`Ledger::close`], or when this and every [`Recorded`] are dropped.
+/// The writing side. Its thread, and the follower's behind it, end with [`Ledger::close`], or when this and every
+/// [`Recorded`] are dropped.
 pub struct Sqlite {
     ops: Arc<Queue>,
     notes: Arc<AtomicUsize>,
@@ -145,28 +150,5 @@ impl Ledger for Sqlite {
                 let _ = tokio::task::spawn_blocking(move || thread.join()).await;
             }
         })
-    }
-}
-
-/// The reading side: read-only, beside a writer or without one.
-pub struct SqliteReader(rusqlite::Connection);
-
-impl SqliteReader {
-    /// Opens a ledger for reading.
-    ///
-    /// # Errors
-    /// When there is none, or it cannot be read.
-    pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        database::open_to_read(folder).map(Self)
-    }
-}
-
-impl Reader for SqliteReader {
-    fn length(&self) -> Result<u64, OpenError> {
-        database::length(&self.0)
-    }
-
-    fn read(&self, from: u64, until: u64) -> Result<Vec<(u64, Vec<u8>)>, OpenError> {
-        database::read(&self.0, from, until.min(from.saturating_add(READ_AT_MOST)))
     }
 }

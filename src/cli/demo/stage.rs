@@ -1,6 +1,7 @@
 //! The demo's folder and processes. They end with it, whatever happens.
 
 use crate::identity::hex;
+use crate::ledger::Reader;
 use crate::ledger::search::{Query, Row};
 use crate::ledger::sqlite::SqliteReader;
 use sha2::{Digest, Sha256};
@@ -119,7 +120,7 @@ impl Stage {
     pub(super) fn recorded(&self) -> Vec<Row> {
         let read = || {
             let ledger = SqliteReader::open(&self.folder.join("ledger")).ok()?;
-            Query { limit: 100, ..Query::default() }.run(&ledger).ok()
+            Some(ledger.search(&Query { limit: 100, ..Query::default() }).ok()?.rows)
         };
         let mut rows = read().unwrap_or_default();
         for _ in 0..20 {

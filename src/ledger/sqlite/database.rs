@@ -134,6 +134,15 @@ pub(super) fn read(db: &Connection, from: u64, until: u64) -> Result<Vec<(u64, V
     rows().map_err(|e| OpenError::Damaged(format!("the ledger cannot be read: {e}")))
 }
 
+/// One entry's bytes.
+pub(super) fn entry(db: &Connection, seq: u64) -> Result<Option<Vec<u8>>, OpenError> {
+    let read = || -> rusqlite::Result<Option<Vec<u8>>> {
+        let mut statement = db.prepare_cached("SELECT bytes FROM entry WHERE seq = ?1")?;
+        statement.query_row([seq.cast_signed()], |row| row.get(0)).optional()
+    };
+    read().map_err(|e| OpenError::Damaged(format!("the ledger cannot be read: {e}")))
+}
+
 pub(super) fn last(db: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
     db.query_row("SELECT bytes FROM entry ORDER BY seq DESC LIMIT 1", [], |row| row.get(0)).optional()
 }

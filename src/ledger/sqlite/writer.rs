@@ -6,6 +6,8 @@
 //! disk: nothing more is accepted, and the process has to end so that the next start reads what is really there.
 
 use super::folder::{Lock, Reserve};
+use super::follower::{Follow, Follower, Progress};
+use super::index::Index;
 use super::op::{Op, Owed, answer, is_unknown, refuse};
 use super::{Queue, Recovered, database, folder, unresolved};
 use crate::clock::{Timestamp, moment, since};
@@ -18,6 +20,7 @@ use rusqlite::Connection;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -40,6 +43,8 @@ pub(super) struct Writer {
     pub(super) next: u64,
     pub(super) latest: Timestamp,
     pub(super) unresolved: i64,
+    progress: Arc<Progress>,
+    follower: Option<JoinHandle<()>>,
     lock: Lock,
 }
 
@@ -69,6 +74,8 @@ impl Writer {
             next,
             latest,
             unresolved: 0,
+            progress: Progress::new(next),
+            follower: None,
             lock,
         };
         let recovered = writer.recover()?;
@@ -82,6 +89,11 @@ impl Writer {
             );
             writer.health.send_replace(Health::Full);
         }
+        writer.progress.committed(writer.next);
+        let follows: Vec<Box<dyn Follow + Send>> = vec![Box::new(Index::new(&config.path))];
+        let (progress, health) = (Arc::clone(&writer.progress), writer.health.subscribe());
+        let follower = Follower::start(&config.path, follows, progress, health, writer.metrics.clone())?;
+        writer.follower = Some(follower);
         Ok((writer, recovered))
     }
 
@@ -96,7 +108,7 @@ impl Writer {
             let mut batch = match waited {
                 Ok(first) => vec![first],
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
             };
             while batch.len() < BATCH_AT_MOST
                 && let Ok(op) = self.queue.try_recv()
@@ -106,9 +118,14 @@ impl Writer {
             closing = batch.iter().any(|op| matches!(op, Op::Close));
             self.write(batch);
         }
-        if self.health() != Health::Broken && self.stop().is_ok() {
+        // Only who was told to stop says that it has.
+        if closing && self.health() != Health::Broken && self.stop().is_ok() {
+            self.progress.committed(self.next);
             failpoint::hit("stop-after-commit");
         }
+        // The follower reads the ledger: it ends before the writer's connection and the lock go.
+        self.progress.end();
+        let _ = self.follower.take().map(JoinHandle::join);
     }
 
     fn stop(&mut self) -> rusqlite::Result<()> {
@@ -219,6 +236,8 @@ impl Writer {
         if result.is_err() {
             database::roll_back(&self.db);
             (self.next, self.latest, self.unresolved) = (next, latest, unresolved);
+        } else {
+            self.progress.committed(self.next);
         }
         self.metrics.unresolved.set(self.unresolved);
         self.metrics.commit_entries.observe(count as f64);

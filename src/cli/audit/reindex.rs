@@ -1,0 +1,39 @@
+//! `audit reindex`: builds the search data anew from the ledger.
+
+use super::{Common, folder};
+use crate::cli::{Exit, page};
+use crate::clock::{moment, since};
+use crate::ledger::sqlite;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    pub(super) common: Common,
+}
+
+pub(super) fn run(options: &Options) -> Exit {
+    let folder = match folder(&options.common.config) {
+        Ok(folder) => folder,
+        Err(exit) => return exit,
+    };
+    let (started, mut said) = (moment(), moment());
+    let built = sqlite::reindex(&folder, |done, all| {
+        if since(said) >= Duration::from_secs(1) {
+            said = moment();
+            page::complain(format_args!("{done} of {all} entries ({} %)", done * 100 / all.max(1)));
+        }
+    });
+    match built {
+        Ok(entries) => {
+            let seconds = since(started).as_secs_f64();
+            if options.common.json {
+                page::line(serde_json::json!({"entries": entries, "seconds": seconds}));
+            } else {
+                page::line(format_args!("{entries} entries, {seconds:.1} s: the search data are built"));
+            }
+            Exit::Done
+        }
+        Err(error) => page::ledger(&error),
+    }
+}

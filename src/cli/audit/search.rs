@@ -1,0 +1,100 @@
+//! `audit search`: requests, newest first, a page at a time.
+
+use super::{Common, when};
+use crate::cli::{Exit, page};
+use crate::clock::Timestamp;
+use crate::ledger::search::{Query, Row};
+use crate::ledger::{OpenError, Reader};
+
+/// More entries than this are not read one by one without a word.
+const UNCOVERED: u64 = 100_000;
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Options {
+    #[command(flatten)]
+    pub(super) common: Common,
+    #[arg(long, value_name = "NAME")]
+    caller: Option<String>,
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
+    /// With or without @g.us
+    #[arg(long, value_name = "ID")]
+    group: Option<String>,
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// deleted, refused, not-sent, unknown, open, refused-here or dry-run
+    #[arg(long, value_parser = ["deleted", "refused", "not-sent", "unknown", "open", "refused-here", "dry-run"])]
+    outcome: Option<String>,
+    /// allowed, refused or dry-run
+    #[arg(long, value_parser = ["allowed", "refused", "dry-run"])]
+    decision: Option<String>,
+    /// Only intents of which it is not known what became: no outcome, or unknown and not found out since
+    #[arg(long)]
+    open: bool,
+    /// A span such as 2h, a date or a time
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    since: Option<Timestamp>,
+    /// A span such as 2h, a date or a time
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    until: Option<Timestamp>,
+    /// The next page: only what is before this sequence number
+    #[arg(long, value_name = "SEQ")]
+    before: Option<u64>,
+    /// How many at the most
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+}
+
+/// The columns of a table of requests.
+pub(in crate::cli) const COLUMNS: [&str; 8] =
+    ["seq", "time", "caller", "session", "group", "outcome", "why", "request id"];
+
+/// A request as a row of that table.
+pub(in crate::cli) fn cells(row: Row) -> Vec<String> {
+    let status = row.status.map(|status| status.to_string()).unwrap_or_default();
+    let why = if row.code.is_empty() { row.rule } else { format!("{} {}", status, row.code).trim().to_owned() };
+    let time = row.time.get(..19).unwrap_or(&row.time).replace('T', " ");
+    let shown = |text: String| text.escape_debug().to_string();
+    let outcome = if row.resolution.is_empty() { row.outcome } else { format!("{}, {}", row.outcome, row.resolution) };
+    vec![
+        row.seq.to_string(),
+        time,
+        shown(row.caller),
+        shown(row.session),
+        shown(row.group),
+        shown(outcome),
+        why,
+        row.request_id,
+    ]
+}
+
+pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
+    let found = ledger.search(&Query {
+        caller: options.caller.clone(),
+        session: options.session.clone(),
+        group: options.group.clone(),
+        request_id: options.request_id.clone(),
+        outcome: options.outcome.clone(),
+        decision: options.decision.clone(),
+        open: options.open,
+        since: options.since,
+        until: options.until,
+        before: options.before,
+        limit: options.limit,
+    })?;
+    if options.common.json {
+        page::json_lines(found.rows);
+    } else {
+        page::line(page::table(&COLUMNS, found.rows.into_iter().map(cells)));
+        if let Some(next) = found.next {
+            page::complain(format_args!("there may be more: --before {next}"));
+        }
+    }
+    if found.uncovered > UNCOVERED {
+        page::complain(format_args!(
+            "{} entries are not in the search data yet and were read one by one; `serve` adds them, and so does `audit reindex`",
+            found.uncovered
+        ));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,315 @@
+//! The reading side: through the search data where they reach, entry by entry where they do not.
+//!
+//! Search data are derived and may be behind, broken or absent. They only say where to look: what is
+//! answered is read from the ledger, and without them it is the same answer, more slowly.
+
+use super::database;
+use super::index::posting::{Set, term};
+use super::index::store::{self, Meta, failed};
+use crate::clock::Timestamp;
+use crate::ledger::glance::{Glance, bare};
+use crate::ledger::search::{End, Filling, Page, Query, Told};
+use crate::ledger::stats::{Open, Span, Sum, Tally, count};
+use crate::ledger::{Entries, OpenError, READ_AT_MOST, Reader};
+use rusqlite::Connection;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+/// Reads a ledger: read-only, beside a writer or without one.
+pub struct SqliteReader {
+    folder: PathBuf,
+    db: Connection,
+}
+
+impl SqliteReader {
+    /// Opens a ledger for reading.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn open(folder: &Path) -> Result<Self, OpenError> {
+        Ok(Self { folder: folder.to_owned(), db: database::open_to_read(folder)? })
+    }
+
+    /// Asks with the search data; without, where there are none or they fail.
+    fn either<T>(&self, ask: impl Fn(Option<&Found>) -> Result<T, OpenError>) -> Result<T, OpenError> {
+        let found = store::open_to_read(&self.folder, &self.db).map(|(db, meta)| Found { db, meta });
+        match found.as_ref().map(|found| ask(Some(found))) {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(_)) | None => ask(None),
+        }
+    }
+
+    /// Entries in `from..until` from the newest to the oldest, until `see` has enough.
+    fn backwards(
+        &self,
+        from: u64,
+        until: u64,
+        mut see: impl FnMut(u64, &[u8]) -> Result<bool, OpenError>,
+    ) -> Result<(), OpenError> {
+        let (mut top, mut step) = (until, 512);
+        while top > from {
+            let bottom = top.saturating_sub(step).max(from);
+            for (seq, bytes) in database::read(&self.db, bottom, top)?.into_iter().rev() {
+                if see(seq, &bytes)? {
+                    return Ok(());
+                }
+            }
+            (top, step) = (bottom, (step * 2).min(READ_AT_MOST));
+        }
+        Ok(())
+    }
+
+    fn entry(&self, seq: u64) -> Result<Vec<u8>, OpenError> {
+        database::entry(&self.db, seq)?.ok_or_else(|| OpenError::Damaged(format!("the ledger has no entry {seq}")))
+    }
+
+    /// The first entry at or after a time, which never runs backwards in the log.
+    fn first_at(&self, time: Timestamp, length: u64) -> Result<u64, OpenError> {
+        let (mut low, mut high) = (0, length);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let bytes = self.entry(middle)?;
+            let entry = Glance::at(middle, &bytes)?;
+            if Timestamp::parse(&entry.time).is_some_and(|is| is < time) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    fn search_with(&self, query: &Query, found: Option<&Found>) -> Result<Page, OpenError> {
+        let length = database::length(&self.db)?;
+        let cursor = found.map_or(0, |found| found.meta.cursor);
+        let begin = query.since.map_or(Ok(0), |since| self.first_at(since, length))?;
+        let end = query.until.map_or(Ok(length), |until| self.first_at(until, length))?;
+        let within = begin..query.before.map_or(end, |before| before.min(end));
+        let mut filling = Filling::new(query, within.clone());
+        if !filling.is_full() {
+            self.backwards(cursor.max(begin), length, |seq, bytes| {
+                filling.see(seq, bytes)?;
+                Ok(filling.is_full())
+            })?;
+        }
+        if let Some(found) = found {
+            self.walk(query, found, within.start..within.end.min(cursor), &mut filling)?;
+        }
+        Ok(filling.done(length.saturating_sub(cursor.max(begin))))
+    }
+
+    /// Segments from the newest to the oldest: intersects the lists of what is wanted, then reads and checks
+    /// each entry that is left.
+    fn walk(
+        &self,
+        query: &Query,
+        found: &Found,
+        within: std::ops::Range<u64>,
+        filling: &mut Filling<'_>,
+    ) -> Result<(), OpenError> {
+        if within.is_empty() || filling.is_full() {
+            return Ok(());
+        }
+        let wanted = Wanted::new(query, found, filling.ends())?;
+        let width = found.meta.width;
+        for segment in (within.start / width..=(within.end - 1) / width).rev() {
+            let set = wanted.in_segment(found, segment).map_err(|e| failed(&e))?;
+            let Some(set) = set.filter(|set| !set.is_empty()) else { continue };
+            for seq in set.offsets().rev().map(|offset| segment * width + u64::from(offset)) {
+                if filling.is_full() {
+                    return Ok(());
+                }
+                if within.contains(&seq) {
+                    let bytes = self.entry(seq)?;
+                    let first = Glance::at(seq, &bytes)?;
+                    filling.judge(seq, &first, |newer| {
+                        let newer = newer.get(&*first.request_id).cloned().unwrap_or_default();
+                        Ok(newer.over(self.end(seq, found)?))
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What came of an intent before the cursor.
+    fn end(&self, intent: u64, found: &Found) -> Result<End, OpenError> {
+        let Some((outcome, resolution)) = store::ending(&found.db, intent).map_err(|e| failed(&e))? else {
+            return Ok(End::default());
+        };
+        let bytes = self.entry(outcome)?;
+        let entry = Glance::at(outcome, &bytes)?;
+        let told = Told { outcome: entry.outcome.to_string(), status: entry.status, code: entry.code.to_string() };
+        let resolution = resolution
+            .map(|seq| -> Result<String, OpenError> { Ok(Glance::at(seq, &self.entry(seq)?)?.resolution.to_string()) });
+        Ok(End { told: Some(told), resolution: resolution.transpose()? })
+    }
+
+    /// All entries of a request, from its newest back to its first.
+    fn request_with(&self, request_id: &str, found: Option<&Found>) -> Result<Entries, OpenError> {
+        let mut entries = Vec::new();
+        let mut begun = false;
+        let mut see = |seq: u64, bytes: &[u8]| -> Result<bool, OpenError> {
+            let entry = Glance::at(seq, bytes)?;
+            if &*entry.request_id == request_id {
+                entries.push((seq, bytes.to_vec()));
+                begun = entry.decision().is_some();
+            }
+            Ok(begun)
+        };
+        let cursor = found.map_or(0, |found| found.meta.cursor);
+        self.backwards(cursor, database::length(&self.db)?, &mut see)?;
+        if let Some(found) = found {
+            let (width, term) = (found.meta.width, term("request_id", request_id));
+            for segment in (0..cursor / width).rev() {
+                if begun {
+                    break;
+                }
+                let Some(set) = store::posting(&found.db, segment, term).map_err(|e| failed(&e))? else { continue };
+                for seq in set.offsets().rev().map(|offset| segment * width + u64::from(offset)) {
+                    let bytes = self.entry(seq)?;
+                    let entry = Glance::at(seq, &bytes)?;
+                    if &*entry.request_id == request_id {
+                        begun |= entry.decision().is_some();
+                        entries.push((seq, bytes.clone()));
+                    }
+                }
+            }
+        }
+        entries.reverse();
+        Ok(entries)
+    }
+
+    fn stats_with(&self, span: Span, found: Option<&Found>) -> Result<Vec<Tally>, OpenError> {
+        let length = database::length(&self.db)?;
+        let mut sum = Sum::default();
+        let (mut open, mut next) = (HashMap::new(), 0);
+        if let Some(found) = found {
+            store::days(&found.db, span.days(), |day, caller, outcome, n| sum.add(day, caller, outcome, n))
+                .map_err(|e| failed(&e))?;
+            open = store::open_intents(&found.db).map_err(|e| failed(&e))?;
+            next = found.meta.cursor;
+        }
+        while next < length {
+            let entries = database::read(&self.db, next, length.min(next + READ_AT_MOST))?;
+            for (seq, bytes) in &entries {
+                let entry = Glance::at(*seq, bytes)?;
+                count(*seq, &entry, &mut open, |day, caller, outcome, n| sum.add(day, caller, outcome, n));
+            }
+            next += READ_AT_MOST;
+        }
+        for Open { caller, day, .. } in open.values() {
+            sum.add(*day, caller, "open", 1);
+        }
+        Ok(sum.of(span.days()))
+    }
+}
+
+impl Reader for SqliteReader {
+    fn length(&self) -> Result<u64, OpenError> {
+        database::length(&self.db)
+    }
+
+    fn read(&self, from: u64, until: u64) -> Result<Entries, OpenError> {
+        database::read(&self.db, from, until.min(from.saturating_add(READ_AT_MOST)))
+    }
+
+    fn search(&self, query: &Query) -> Result<Page, OpenError> {
+        self.either(|found| self.search_with(query, found))
+    }
+
+    fn request(&self, request_id: &str) -> Result<Entries, OpenError> {
+        self.either(|found| self.request_with(request_id, found))
+    }
+
+    fn stats(&self, span: Span) -> Result<Vec<Tally>, OpenError> {
+        self.either(|found| self.stats_with(span, found))
+    }
+}
+
+/// Search data of this ledger, as they were when it was opened.
+struct Found {
+    db: Connection,
+    meta: Meta,
+}
+
+/// What a segment is asked for. The entries that come out of it are candidates: a superset of what fits.
+struct Wanted {
+    /// Each must be there. Rare ones first, since the first that is absent ends it.
+    all: Vec<i64>,
+    /// One of them must be there, or the intent is one of `seqs` or unsettled; empty: no such condition.
+    any: Vec<i64>,
+    /// Intents whose end lies beyond the cursor or changed there.
+    seqs: Option<BTreeSet<u64>>,
+    unsettled: bool,
+}
+
+impl Wanted {
+    fn new(query: &Query, found: &Found, newer: &HashMap<String, End>) -> Result<Self, OpenError> {
+        let mut all = Vec::new();
+        let mut must = |field: &str, value: Option<&str>| all.extend(value.map(|value| term(field, value)));
+        must("request_id", query.request_id.as_deref());
+        must("group", query.group.as_deref().map(bare));
+        must("session", query.session.as_deref());
+        let mut wanted = Self { all: Vec::new(), any: Vec::new(), seqs: None, unsettled: query.open };
+        match query.outcome.as_deref() {
+            Some("refused-here") => must("decision", Some("refused")),
+            Some("dry-run") => must("decision", Some("dry-run")),
+            Some(outcome) if !query.open => {
+                wanted.any.push(term("outcome", outcome));
+                wanted.seqs = Some(BTreeSet::new());
+            }
+            _ => {}
+        }
+        must("caller", query.caller.as_deref());
+        must("decision", query.decision.as_deref());
+        wanted.all = all;
+        if query.open || wanted.seqs.is_some() {
+            let open = store::open_intents(&found.db).map_err(|e| failed(&e))?;
+            let mut seqs: BTreeSet<u64> = open.values().map(|open| open.seq).collect();
+            if query.open {
+                for (request_id, _) in newer.iter().filter(|(_, end)| end.resolution.is_some()) {
+                    seqs.extend(store::unknown(&found.db, request_id).map_err(|e| failed(&e))?);
+                }
+            }
+            wanted.seqs = Some(seqs);
+        } else if wanted.all.is_empty() {
+            wanted.any = ["allowed", "refused", "dry-run"].map(|decision| term("decision", decision)).to_vec();
+        }
+        Ok(wanted)
+    }
+
+    fn in_segment(&self, found: &Found, segment: u64) -> rusqlite::Result<Option<Set>> {
+        let mut set: Option<Set> = None;
+        if !self.any.is_empty() || self.seqs.is_some() {
+            set = Some(self.one_of(found, segment)?).filter(|set| !set.is_empty());
+            if set.is_none() {
+                return Ok(None);
+            }
+        }
+        for term in &self.all {
+            let Some(list) = store::posting(&found.db, segment, *term)? else { return Ok(None) };
+            match &mut set {
+                Some(set) => set.and(&list),
+                None => set = Some(list),
+            }
+        }
+        Ok(set)
+    }
+
+    fn one_of(&self, found: &Found, segment: u64) -> rusqlite::Result<Set> {
+        let mut set = Set::empty();
+        for term in &self.any {
+            if let Some(list) = store::posting(&found.db, segment, *term)? {
+                set.or(&list);
+            }
+        }
+        let (from, until) = (segment * found.meta.width, (segment + 1) * found.meta.width);
+        let mut add = |seq: u64| set.insert(u16::try_from(seq - from).unwrap_or(0));
+        self.seqs.iter().flat_map(|seqs| seqs.range(from..until)).for_each(|seq| add(*seq));
+        if self.unsettled {
+            store::unsettled(&found.db, from, until)?.into_iter().for_each(add);
+        }
+        Ok(set)
+    }
+}

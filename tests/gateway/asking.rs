@@ -1,0 +1,128 @@
+//! Asking the ledger through the commands, beside a running gateway and without one.
+
+use crate::provider::{Provider, Reply};
+use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
+use crate::wire::{delete, get};
+use serde_json::Value;
+
+fn ask(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = command(arguments, &gateway.config());
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+fn rows(gateway: &Gateway, options: &[&str]) -> Vec<Value> {
+    let (code, text) = ask(gateway, &[&["audit", "search", "--json"], options].concat());
+    assert_eq!(code, Some(0));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Three deletions (deleted, refused, unknown), a dry run and a refusal.
+fn history(gateway: &Gateway, provider: &Provider) {
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    provider.next(Reply::Json(404, "{}"));
+    assert_eq!(delete(gateway.listen, "/sess1/groups/2@g.us/picture", TOKEN).status, 404);
+    provider.next(Reply::HangUp);
+    assert_eq!(delete(gateway.listen, "/sess1/groups/3@g.us/picture", TOKEN).status, 504);
+    assert_eq!(delete(gateway.listen, &format!("/dry-run{TARGET}"), TOKEN).status, 200);
+    assert_eq!(delete(gateway.listen, "/sess2/groups/-4@g.us/picture", TOKEN).status, 403);
+    eventually("all five are recorded", || rows(gateway, &[]).len() == 5);
+}
+
+#[test]
+fn search_show_and_stats_say_the_same_beside_a_gateway_and_without_one() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    history(&gateway, &provider);
+    for running in [true, false] {
+        if !running {
+            assert!(gateway.stop().success());
+        }
+        for (options, outcomes) in [
+            (&["--decision", "allowed"][..], &["unknown", "refused", "deleted"][..]),
+            (&["--decision", "refused"], &["refused-here"]),
+            (&["--decision", "dry-run", "--session", "sess1"], &["dry-run"]),
+            (&["--open"], &["unknown"]),
+            (&["--open", "--until", "1h"], &[]),
+            (&["--group", "2", "--caller", "moderation", "--since", "1h"], &["refused"]),
+            (&["--outcome", "open"], &[]),
+        ] {
+            let found = rows(&gateway, options);
+            assert_eq!(
+                found.iter().map(|row| row["outcome"].as_str().unwrap()).collect::<Vec<_>>(),
+                outcomes,
+                "{options:?}"
+            );
+        }
+        let (mut paged, mut before) = (Vec::new(), u64::MAX / 2);
+        loop {
+            let page = rows(&gateway, &["--limit", "2", "--before", &before.to_string()]);
+            let Some(last) = page.last() else { break };
+            before = last["seq"].as_u64().unwrap();
+            paged.extend(page);
+        }
+        assert_eq!(paged, rows(&gateway, &[]));
+        let unknown = rows(&gateway, &["--open"])[0]["request_id"].as_str().unwrap().to_uppercase();
+        assert_eq!(ask(&gateway, &["audit", "show", &unknown, "--json"]).1.lines().count(), 2);
+        let stats: Value = serde_json::from_str(ask(&gateway, &["audit", "stats", "--json"]).1.trim()).unwrap();
+        for (word, count) in [
+            ("deleted", 1),
+            ("refused", 1),
+            ("not-sent", 0),
+            ("unknown", 1),
+            ("open", 0),
+            ("refused-here", 1),
+            ("dry-run", 1),
+        ] {
+            assert_eq!(stats[word], count, "{word}: {stats}");
+        }
+        assert_eq!(stats["caller"], "moderation");
+        assert!(ask(&gateway, &["audit", "stats"]).1.contains("refused-here"));
+        assert_eq!(ask(&gateway, &["audit", "stats", "--json", "--until", "2020-01-01"]).1, "");
+    }
+}
+
+#[test]
+fn an_export_goes_on_where_another_one_ended_and_csv_loses_nothing() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    history(&gateway, &provider);
+    let export = |options: &[&str]| ask(&gateway, &[&["audit", "export"], options].concat()).1;
+    let whole = export(&[]);
+    let first: String = whole.split_inclusive('\n').take(3).collect();
+    assert_eq!(first + &export(&["--from", "3"]), whole);
+    let csv = export(&["--format", "csv"]);
+    assert!(csv.starts_with("seq,time,kind,request_id,caller,"), "{csv}");
+    assert_eq!(csv.matches("\r\n").count(), whole.lines().count() + 1);
+    assert!(csv.contains(",'-4@g.us,"), "a group that looks like a formula is a text: {csv}");
+    let head: String = csv.split_inclusive("\r\n").take(4).collect();
+    assert_eq!(head + &export(&["--format", "csv", "--from", "3", "--no-header"]), csv);
+}
+
+#[test]
+fn search_data_are_filled_behind_the_commit_and_built_anew_only_while_nothing_serves() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    history(&gateway, &provider);
+    let expected = rows(&gateway, &[]);
+    let search = gateway.folder.path().join("ledger/search.db");
+    eventually("the follower has taken every entry", || {
+        get(gateway.ops, "/metrics").body.contains("wasend_gateway_follower_behind 0\n")
+    });
+    assert!(search.exists());
+    let held = command(&["audit", "reindex"], &gateway.config());
+    assert_eq!(held.status.code(), Some(69));
+    assert!(String::from_utf8_lossy(&held.stderr).contains(&gateway.process_id().to_string()));
+    assert!(gateway.stop().success());
+    for damage in [&b"not a database at all"[..], b""] {
+        std::fs::write(&search, damage).unwrap();
+        assert_eq!(rows(&gateway, &[]), expected, "without usable search data the answer is the same");
+        assert_eq!(ask(&gateway, &["audit", "reindex", "--json"]).0, Some(0));
+        assert_eq!(rows(&gateway, &[]), expected);
+    }
+    std::fs::write(&search, "not a database at all").unwrap();
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    let again = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+    eventually("it builds them anew", || std::fs::read(&search).is_ok_and(|bytes| bytes.starts_with(b"SQLite")));
+    assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200);
+    assert_eq!(rows(&again, &[]).len(), expected.len() + 1);
+}
