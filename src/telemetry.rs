@@ -2,6 +2,9 @@
 //! no id as a metric's label.
 
 mod json;
+mod lines;
+
+pub use lines::LogEnd;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,8 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use std::io::{BufWriter, IsTerminal};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use std::io::IsTerminal;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Text for people or JSON for machines.
@@ -24,12 +26,12 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging. Lines are written by a thread of their own: a reader that stalls costs log lines, never
-/// requests. The guard writes what is left when it is dropped.
-pub fn start_logging(level: tracing::Level, format: Format) -> WorkerGuard {
-    // Flushed whenever the thread has caught up: many lines in one write under load, each at once otherwise.
-    let stderr = BufWriter::with_capacity(64 * 1024, std::io::stderr());
-    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(stderr);
+/// Starts logging. The end writes what is left when it is dropped.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn start_logging(level: tracing::Level, format: Format) -> std::io::Result<LogEnd> {
+    let (writer, end) = lines::start(std::io::stderr())?;
     let terminal = std::io::stderr().is_terminal();
     let text = match format {
         Format::Auto => terminal,
@@ -43,7 +45,7 @@ pub fn start_logging(level: tracing::Level, format: Format) -> WorkerGuard {
     } else {
         let _ = base.event_format(json::Lines).try_init();
     }
-    guard
+    Ok(end)
 }
 
 /// What became of a request.

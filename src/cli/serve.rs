@@ -28,7 +28,13 @@ pub(super) fn run(file: &Path) -> Exit {
         Ok(loaded) => loaded,
         Err(faults) => return page::faults(file, &faults),
     };
-    let _log = start_logging(loaded.config.log.level, loaded.config.log.format);
+    let _log = match start_logging(loaded.config.log.level, loaded.config.log.format) {
+        Ok(end) => end,
+        Err(error) => {
+            page::complain(format_args!("the log's thread cannot be started: {error}"));
+            return Exit::Unavailable;
+        }
+    };
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

@@ -59,9 +59,8 @@ fn what_happened_and_what_did_not_look_alike_at_first_and_are_told_apart_afterwa
         assert_eq!((outcomes.len(), resolutions.len()), (1, 1), "{group}");
         assert_eq!(outcomes[0]["outcome"], "unknown", "{group}: never rewritten");
         assert_eq!(resolutions[0]["resolution"], *expected, "{group}");
-        let log = gateway.log();
-        let line = log.lines().find(|line| line.contains("was resolved") && line.contains(id.as_str()));
-        assert!(line.is_some_and(|line| line.contains(expected)), "{group}: {log}");
+        let says = |line: &str| ["was resolved", id.as_str(), expected].iter().all(|word| line.contains(word));
+        eventually(group, || gateway.log().lines().any(says));
     }
     let found = command(&["audit", "search", "--outcome", "unknown", "--json"], &gateway.config());
     let found = String::from_utf8(found.stdout).unwrap();
