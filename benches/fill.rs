@@ -80,7 +80,7 @@ async fn main() {
     let mut arguments = std::env::args().skip(1);
     let folder = arguments.next().unwrap();
     let entries: u64 = arguments.next().unwrap().parse().unwrap();
-    let config = config::Ledger { path: folder.into(), reserve_bytes: 1 << 20 };
+    let config = config::Ledger { path: folder.into(), reserve_bytes: 1 << 20, ..config::Ledger::default() };
     let (metrics, _) = Metrics::new();
     let (ledger, _) = Sqlite::open(&config, metrics.clone()).unwrap();
     let (ledger, done, started) = (Arc::new(ledger), Arc::new(AtomicU64::new(0)), Instant::now());

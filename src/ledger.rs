@@ -235,5 +235,21 @@ pub trait Reader {
     fn stats(&self, span: stats::Span) -> Result<Vec<stats::Tally>, OpenError>;
 }
 
+/// Reads what proves the log, beside a running process or without one.
+pub trait ProofReader: tree::proof::Tiles<Error = OpenError> {
+    /// The newest signed checkpoint, as it is stored; `None` before the first.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read.
+    fn checkpoint(&self) -> Result<Option<String>, OpenError>;
+
+    /// The key that verifies the log's checkpoints, as the store has it. Whoever could write to the store could have
+    /// put another one there: who wants to be sure compares it with one that was kept elsewhere.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read, or nothing has been signed yet.
+    fn verifying_key(&self) -> Result<checkpoint::note::VerifyingKey, OpenError>;
+}
+
 /// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.
 pub const READ_AT_MOST: u64 = 10_000;

@@ -41,6 +41,8 @@ mod resolving;
 mod running;
 #[path = "gateway/sandbox.rs"]
 mod sandbox;
+#[path = "gateway/sealing.rs"]
+mod sealing;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
 #[path = "gateway/soak.rs"]

@@ -1,15 +1,22 @@
 //! `[ledger]`, the one section that the reading commands need.
 
 use super::section::Section;
+use crate::id::Origin;
 use std::path::PathBuf;
 
-/// Where the ledger is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the ledger is, and what signs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// A folder of the ledger's own.
     pub path: PathBuf,
     /// How much disk space is kept for outcomes, in bytes.
     pub reserve_bytes: u64,
+    /// The log's name in its checkpoints; `None` is that of the signing key.
+    pub origin: Option<Origin>,
+    /// What signs checkpoints; `None` is a key of the ledger's own, made at the first start.
+    pub signing_key_file: Option<PathBuf>,
+    /// Where the newest checkpoint is copied to: a file on another disk.
+    pub checkpoint_copy: Option<PathBuf>,
 }
 
 impl Ledger {
@@ -18,6 +25,9 @@ impl Ledger {
         let ledger = Self {
             path: section.required_path("path").unwrap_or_default(),
             reserve_bytes: 1024 * section.number("reserve_kib", 64, 16 * 1024 * 1024),
+            origin: section.parsed_if_there("origin", |text| Origin::parse(text).map_err(|fault| fault.to_string())),
+            signing_key_file: section.path("signing_key_file"),
+            checkpoint_copy: section.path("checkpoint_copy"),
         };
         section.finish();
         ledger

@@ -8,6 +8,8 @@ mod index;
 mod op;
 mod recover;
 mod reindex;
+mod sealing;
+mod tree_store;
 mod unresolved;
 mod writer;
 

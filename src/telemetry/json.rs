@@ -81,6 +81,7 @@ impl Write for Escaped<'_, '_> {
             let mut characters = from.chars();
             match characters.next() {
                 Some(c @ ('"' | '\\')) => write!(self.0, "\\{c}")?,
+                Some('\n') => self.0.write_str("\\n")?,
                 Some(c) => write!(self.0, "\\u{:04x}", u32::from(c))?,
                 None => {}
             }

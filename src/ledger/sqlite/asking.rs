@@ -6,12 +6,18 @@
 use super::database;
 use super::index::posting::{Set, term};
 use super::index::store::{self, Meta, failed};
+use super::tree_store::TreeStore;
 use crate::clock::Timestamp;
+use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::glance::{Glance, bare};
 use crate::ledger::search::{End, Filling, Page, Query, Told};
 use crate::ledger::stats::{Open, Span, Sum, Tally, count};
-use crate::ledger::{Entries, OpenError, READ_AT_MOST, Reader};
+use crate::ledger::tree::Hash;
+use crate::ledger::tree::proof::Tiles;
+use crate::ledger::tree::tile::Tile;
+use crate::ledger::{Entries, OpenError, ProofReader, READ_AT_MOST, Reader};
 use rusqlite::Connection;
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +25,7 @@ use std::path::{Path, PathBuf};
 pub struct SqliteReader {
     folder: PathBuf,
     db: Connection,
+    tree: OnceCell<TreeStore>,
 }
 
 impl SqliteReader {
@@ -27,7 +34,16 @@ impl SqliteReader {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        Ok(Self { folder: folder.to_owned(), db: database::open_to_read(folder)? })
+        Ok(Self { folder: folder.to_owned(), db: database::open_to_read(folder)?, tree: OnceCell::new() })
+    }
+
+    /// The tree, opened when it is first asked for: most questions do not need it.
+    fn tree(&self) -> Result<&TreeStore, OpenError> {
+        if let Some(tree) = self.tree.get() {
+            return Ok(tree);
+        }
+        let opened = TreeStore::open_to_read(&self.folder)?;
+        Ok(self.tree.get_or_init(|| opened))
     }
 
     /// Asks with the search data; without, where there are none or they fail.
@@ -224,6 +240,27 @@ impl Reader for SqliteReader {
 
     fn stats(&self, span: Span) -> Result<Vec<Tally>, OpenError> {
         self.either(|found| self.stats_with(span, found))
+    }
+}
+
+impl Tiles for SqliteReader {
+    type Error = OpenError;
+
+    fn hashes(&self, tile: Tile) -> Result<Vec<Hash>, OpenError> {
+        self.tree()?.hashes(tile)
+    }
+}
+
+impl ProofReader for SqliteReader {
+    fn checkpoint(&self) -> Result<Option<String>, OpenError> {
+        Ok(self.tree()?.signed()?.map(|signed| signed.note))
+    }
+
+    fn verifying_key(&self) -> Result<VerifyingKey, OpenError> {
+        let signed = self.tree()?.signed()?;
+        let signed =
+            signed.ok_or_else(|| OpenError::Unusable("nothing of the ledger has been signed yet".to_owned()))?;
+        VerifyingKey::parse(&signed.key).map_err(|fault| OpenError::Damaged(format!("tree.db: its key {fault}")))
     }
 }
 

@@ -28,11 +28,11 @@ pub(super) trait Follow {
     /// In words; it is tried again later.
     fn take(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<(), OpenError>;
 
-    /// Called when nothing waits, at least once a second otherwise too, and once at the end.
+    /// Called when nothing waits, at least once a second otherwise too, and once at the end, with `ended`.
     ///
     /// # Errors
     /// In words.
-    fn rest(&mut self) -> Result<(), OpenError>;
+    fn rest(&mut self, ended: bool) -> Result<(), OpenError>;
 }
 
 /// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.
@@ -159,7 +159,7 @@ impl Follower {
         let _ = self.progress.thread.set(std::thread::current());
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
         let (mut rested, mut last) = (moment(), None);
-        self.rest();
+        self.rest(false);
         loop {
             let ended = self.progress.ended.load(Ordering::SeqCst);
             let length = self.progress.length.load(Ordering::SeqCst);
@@ -168,14 +168,14 @@ impl Follower {
             let moved = !full && self.advance(length);
             self.metrics.follower_behind.set(i64::try_from(self.behind(length)).unwrap_or(i64::MAX));
             if ended && since(*last.get_or_insert_with(moment)) >= LAST {
-                self.rest();
+                self.rest(true);
                 return;
             }
             if moved && since(rested) < SECOND {
                 continue;
             }
             if !full {
-                self.rest();
+                self.rest(ended && !moved);
             }
             rested = moment();
             if moved {
@@ -216,9 +216,9 @@ impl Follower {
         moved
     }
 
-    fn rest(&mut self) {
+    fn rest(&mut self, ended: bool) {
         for following in self.following.iter_mut().filter(|following| !following.is_set_aside()) {
-            let rested = following.follow.rest();
+            let rested = following.follow.rest(ended);
             following.ended(Call::Rest, rested, &self.metrics);
         }
     }

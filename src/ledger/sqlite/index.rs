@@ -86,7 +86,7 @@ impl Follow for Index {
         taken
     }
 
-    fn rest(&mut self) -> Result<(), OpenError> {
+    fn rest(&mut self, _ended: bool) -> Result<(), OpenError> {
         if self.filling.is_some() { Ok(()) } else { self.open() }
     }
 }

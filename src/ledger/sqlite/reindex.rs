@@ -19,7 +19,7 @@ pub fn reindex(folder: &Path, mut progress: impl FnMut(u64, u64)) -> Result<u64,
     store::throw_away(folder)?;
     let length = database::length(&ledger)?;
     let mut index = Index::new(folder);
-    index.rest()?;
+    index.rest(true)?;
     while index.next() < length {
         let first = index.next();
         let read = database::read(&ledger, first, length.min(first + READ_AT_MOST))?;

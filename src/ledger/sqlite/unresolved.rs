@@ -78,7 +78,7 @@ mod tests {
     use std::time::Duration;
 
     fn open(folder: &Path) -> (Sqlite, Metrics) {
-        let config = config::Ledger { path: folder.to_owned(), reserve_bytes: 65_536 };
+        let config = config::Ledger { path: folder.to_owned(), reserve_bytes: 65_536, ..config::Ledger::default() };
         let (metrics, _) = Metrics::new();
         (Sqlite::open(&config, metrics.clone()).unwrap().0, metrics)
     }

@@ -9,6 +9,7 @@ use super::folder::{Lock, Reserve};
 use super::follower::{Follow, Follower, Progress};
 use super::index::Index;
 use super::op::{Op, Owed, answer, is_unknown, refuse};
+use super::sealing::Sealer;
 use super::{Queue, Recovered, database, folder, unresolved};
 use crate::clock::{Timestamp, moment, since};
 use crate::config;
@@ -64,6 +65,8 @@ impl Writer {
         let mut lock = Lock::take(&config.path)?;
         let db = database::open_to_write(&config.path)?;
         let next = database::length(&db)?;
+        // Before anything is written: what was signed must be there.
+        let sealer = Sealer::open(config, next)?;
         let reserve = Reserve::new(&config.path, config.reserve_bytes);
         let latest = Timestamp::from_micros(i64::MIN);
         lock.watch(&database::FILES)?;
@@ -95,7 +98,7 @@ impl Writer {
             writer.health.send_replace(Health::Full);
         }
         writer.progress.committed(writer.next);
-        let follows: Vec<Box<dyn Follow + Send>> = vec![Box::new(Index::new(&config.path))];
+        let follows: Vec<Box<dyn Follow + Send>> = vec![Box::new(sealer), Box::new(Index::new(&config.path))];
         let (progress, health) = (Arc::clone(&writer.progress), writer.health.subscribe());
         let follower = Follower::start(&config.path, follows, progress, health, writer.metrics.clone())?;
         writer.follower = Some(follower);

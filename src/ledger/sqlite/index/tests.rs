@@ -189,7 +189,7 @@ fn record(folder: &Path, from: usize, entries: &[Value]) {
 /// A run of the follower up to `until`, in batches.
 fn follow(folder: &Path, entries: &[Value], batch: usize) -> Result<(), OpenError> {
     let mut index = Index::with_width(folder, WIDTH);
-    index.rest()?;
+    index.rest(true)?;
     while index.next() < entries.len() as u64 {
         let first = index.next();
         let rest = entries[usize::try_from(first).unwrap()..].chunks(batch).next().unwrap();

@@ -1,0 +1,144 @@
+//! Checkpoints: signed behind the commits, copied elsewhere, and compared with the ledger at every start.
+
+use crate::provider::Provider;
+use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
+use crate::wire::delete;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Origin and size of a checkpoint.
+fn head(note: &str) -> (String, u64) {
+    let mut lines = note.lines();
+    (lines.next().unwrap_or_default().to_owned(), lines.next().and_then(|size| size.parse().ok()).unwrap_or(0))
+}
+
+fn sealed(provider: &Provider) -> (Gateway, PathBuf) {
+    let sections = [("ledger", "origin = \"gateway.example/log\"\ncheckpoint_copy = \"elsewhere\"")];
+    let text = configuration(&provider.url(), &sections, &caller("moderation", TOKEN, ""));
+    let gateway = Gateway::with(&text);
+    let copy = gateway.folder.path().join("elsewhere");
+    (gateway, copy)
+}
+
+fn restart(gateway: &Gateway) -> std::process::Output {
+    command(&["serve"], &gateway.config())
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().flatten() {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_follows_the_commits_within_a_second_or_so_and_covers_all_at_the_end() {
+    let provider = Provider::start();
+    let (mut gateway, copy) = sealed(&provider);
+    let is_at = |size: u64| std::fs::read_to_string(&copy).is_ok_and(|note| head(&note).1 >= size);
+    for _ in 0..3 {
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+        let length = gateway.entries().len() as u64;
+        eventually("the checkpoint covers it", || is_at(length));
+    }
+    assert!(gateway.log().contains("\"checkpoint\":\"gateway.example/log\\n"), "{}", gateway.log());
+    assert!(gateway.stop().success());
+    let note = std::fs::read_to_string(&copy).unwrap();
+    assert_eq!(head(&note), ("gateway.example/log".to_owned(), gateway.entries().len() as u64));
+    let key = gateway.folder.path().join("ledger/signing-key");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(key).unwrap().permissions()) & 0o777, 0o600);
+}
+
+#[test]
+fn a_ledger_that_was_cut_off_or_rolled_back_does_not_start() {
+    let provider = Provider::start();
+    let (mut gateway, _) = sealed(&provider);
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert!(gateway.stop().success());
+    let (ledger, older) = (gateway.folder.path().join("ledger"), gateway.folder.path().join("older"));
+    copy_folder(&ledger, &older);
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    let mut again = Gateway::in_folder(Arc::clone(&gateway.folder), &text, &[]);
+    assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200);
+    assert!(again.stop().success());
+
+    // The tail is cut off: what was signed in the folder itself shows it.
+    let newer = gateway.folder.path().join("newer");
+    copy_folder(&ledger, &newer);
+    sql(&ledger.join("ledger.db"), "DELETE FROM entry WHERE seq = (SELECT max(seq) FROM entry)");
+    let output = restart(&gateway);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(74) && said.contains("were cut off"), "{said}");
+
+    // The whole folder is an older one: only the copy elsewhere shows it.
+    std::fs::remove_dir_all(&ledger).unwrap();
+    copy_folder(&older, &ledger);
+    let output = restart(&gateway);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(74) && said.contains("elsewhere: it was signed for"), "{said}");
+
+    // An entry was changed, in a copy of the folder as in its tree.
+    std::fs::remove_dir_all(&ledger).unwrap();
+    copy_folder(&newer, &ledger);
+    sql(
+        &ledger.join("ledger.db"),
+        "UPDATE entry SET bytes = CAST(replace(CAST(bytes AS TEXT), 'moderation', 'moderator!') AS BLOB) WHERE seq = 2",
+    );
+    std::fs::remove_file(ledger.join("tree.db")).unwrap();
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    let changed = Gateway::in_folder(Arc::clone(&gateway.folder), &text, &[]);
+    eventually("it is found while the tree is built anew", || changed.log().contains("signed for another root"));
+}
+
+#[test]
+fn a_signing_key_that_is_missing_or_another_is_a_clear_refusal() {
+    let provider = Provider::start();
+    let (mut gateway, _) = sealed(&provider);
+    assert!(gateway.stop().success());
+    let key = gateway.folder.path().join("ledger/signing-key");
+    let line = std::fs::read_to_string(&key).unwrap();
+    let refused = |words: &str| {
+        let output = restart(&gateway);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(matches!(output.status.code(), Some(69 | 74)) && said.contains(words), "{words}: {said}");
+        assert!(!said.contains(line.trim()), "the key was printed");
+    };
+    std::fs::remove_file(&key).unwrap();
+    refused("the signing key is missing; put it back");
+    std::fs::write(&key, "PRIVATE+KEY+nonsense").unwrap();
+    refused("signing key");
+    std::fs::write(&key, &line).unwrap();
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    std::fs::write(gateway.config(), text.replace("gateway.example/log", "gateway.example/other")).unwrap();
+    refused("ledger.origin is gateway.example/other");
+}
+
+#[test]
+fn a_tree_that_is_broken_or_gone_is_built_anew_and_goes_on_from_what_was_signed() {
+    let provider = Provider::start();
+    let (mut gateway, copy) = sealed(&provider);
+    for _ in 0..3 {
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    }
+    assert!(gateway.stop().success());
+    let tree = gateway.folder.path().join("ledger/tree.db");
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    for harm in ["DELETE FROM tile", "UPDATE tile SET hashes = zeroblob(length(hashes))", ""] {
+        if harm.is_empty() {
+            std::fs::remove_file(&tree).unwrap()
+        } else {
+            sql(&tree, harm)
+        }
+        let mut again = Gateway::in_folder(Arc::clone(&gateway.folder), &text, &[]);
+        assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200, "{harm}");
+        assert!(again.stop().success());
+        let note = std::fs::read_to_string(&copy).unwrap();
+        assert_eq!(head(&note).1, again.entries().len() as u64, "{harm}");
+    }
+}
+
+fn sql(file: &Path, sql: &str) {
+    let script = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript(sys.argv[2]); db.close()";
+    let done = std::process::Command::new("python3").args(["-c", script]).arg(file).arg(sql).status();
+    assert!(done.unwrap().success());
+}
