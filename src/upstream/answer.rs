@@ -49,18 +49,18 @@ pub(super) async fn judge(response: Response, confirm: Confirm) -> Result<Confir
         return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
     }
     let body = body(response).await?;
-    let json: Option<serde_json::Value> = if encoded { None } else { serde_json::from_slice(&body).ok() };
+    let json = || -> Option<serde_json::Value> { if encoded { None } else { serde_json::from_slice(&body).ok() } };
     match status {
         200 if !encoded && says_success(&body) => Ok(Confirmed { status, body }),
-        200..=299 if confirm == Confirm::Any2xx => Ok(Confirmed {
-            status,
-            body: if json.is_some() { body } else { Bytes::from_static(b"{\"success\":true}") },
-        }),
+        200..=299 if confirm == Confirm::Any2xx => {
+            let ours = json().is_none().then(|| Bytes::from_static(b"{\"success\":true}"));
+            Ok(Confirmed { status, body: ours.unwrap_or(body) })
+        }
         200 => Err(Failed::UpstreamNotConfirmed("the provider answered 200 without `success: true`")),
         201..=299 => Err(Failed::UpstreamNotConfirmed("the provider answered with a 2xx that it does not document")),
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
             status,
-            message: json.as_ref().and_then(message),
+            message: json().as_ref().and_then(message),
             retry_after_s: retry_after_s.filter(|_| status == 429),
         }),
         401 => Err(Failed::UpstreamCredentialsRefused),
