@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak lint fmt bench bench-asking demo image deny deny-advisories
+.PHONY: help test soak lint fmt bench bench-asking bench-append demo image deny deny-advisories
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ bench: ## Measure: the whole gateway from outside, then its parts
 
 bench-asking: ## Measure how fast a ledger of ENTRIES entries is asked (default 1,000,000)
 	bash benches/asking.sh
+
+bench-append: ## Measure how fast the ledger takes entries, beside the same bytes straight to the disk
+	cargo build --release --locked --quiet --example append
+	folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; target/release/examples/append "$$folder"
 
 demo: ## Show the gateway at work against the stand-in provider
 	cargo run --locked --quiet -- demo

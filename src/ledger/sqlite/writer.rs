@@ -30,7 +30,7 @@ const BATCH_AT_MOST: usize = 256;
 /// How often what could not be written is tried again. While the disk is full nobody may call, so nobody else asks.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
-/// Where the last batch had as many as this, the next one is given a moment to gather: a commit costs the processor
+/// Where the last batch had as many as this, a smaller one is given a moment to gather: a commit costs the processor
 /// about as much as twenty entries (PostgreSQL knows the two as `commit_siblings` and `commit_delay`).
 const SIBLINGS: usize = 4;
 const GATHER: Duration = Duration::from_micros(100);
@@ -113,18 +113,15 @@ impl Writer {
             } else {
                 self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
             };
-            if siblings >= SIBLINGS {
-                std::thread::sleep(GATHER);
-            }
             let mut batch = match waited {
                 Ok(first) => vec![first],
                 Err(RecvTimeoutError::Timeout) => Vec::new(),
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            while batch.len() < BATCH_AT_MOST
-                && let Ok(op) = self.queue.try_recv()
-            {
-                batch.push(op);
+            self.drain(&mut batch);
+            if siblings >= SIBLINGS && batch.len() < siblings {
+                std::thread::sleep(GATHER);
+                self.drain(&mut batch);
             }
             siblings = batch.len();
             closing = batch.iter().any(|op| matches!(op, Op::Close));
@@ -138,6 +135,15 @@ impl Writer {
         // The follower reads the ledger: it ends before the writer's connection and the lock go.
         self.progress.end();
         let _ = self.follower.take().map(JoinHandle::join);
+    }
+
+    /// Takes what waits, without waiting.
+    fn drain(&self, batch: &mut Vec<Op>) {
+        while batch.len() < BATCH_AT_MOST
+            && let Ok(op) = self.queue.try_recv()
+        {
+            batch.push(op);
+        }
     }
 
     fn stop(&mut self) -> rusqlite::Result<()> {

@@ -1,0 +1,102 @@
+//! How fast the ledger takes entries from callers who wait for each, beside the rate at which the same disk takes the
+//! same bytes with one `fdatasync` a batch. Both in one run, in turn: `append FOLDER [WAITING] [SECONDS]`.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::clone_on_ref_ptr,
+    clippy::print_stdout,
+    missing_docs,
+    reason = "not part of the product"
+)]
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use wasend_gateway::config;
+use wasend_gateway::error::Sent;
+use wasend_gateway::id::{CallerName, GroupId, RequestId, SessionId};
+use wasend_gateway::ledger::entry::{Body, End, Intention, Outcome, encode};
+use wasend_gateway::ledger::sqlite::Sqlite;
+use wasend_gateway::ledger::{Intended, Ledger};
+use wasend_gateway::telemetry::Metrics;
+
+fn intention(request_id: RequestId) -> Intention {
+    let name = |text: &str| CallerName::parse(text).unwrap();
+    Intention {
+        request_id,
+        caller: name("moderation"),
+        credential: name("2026-11"),
+        peer: "10.0.0.1".parse().unwrap(),
+        session: SessionId::parse("sess1").unwrap(),
+        group: GroupId::parse("120363000000000001@g.us").unwrap(),
+        rule: "moderation.allow[0]".into(),
+        policy: "sha256:00000000000000000000000000000000000000000000000000000000000000aa".into(),
+        trace_id: None,
+        caller_request_id: None,
+    }
+}
+
+fn outcome(request_id: RequestId) -> Outcome {
+    Outcome { request_id, outcome: End::Deleted, status: Some(200), code: None, sent: Sent::Yes }
+}
+
+/// Entries a second through the ledger.
+async fn through_the_ledger(folder: &Path, waiting: u64, span: Duration) -> f64 {
+    let config = config::Ledger { path: folder.into(), reserve_bytes: 1 << 20, ..config::Ledger::default() };
+    let (metrics, _) = Metrics::new();
+    let ledger = Arc::new(Sqlite::open(&config, metrics).unwrap().0);
+    let (done, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let callers: Vec<_> = (0..waiting)
+        .map(|_| {
+            let (ledger, done) = (ledger.clone(), done.clone());
+            tokio::spawn(async move {
+                while started.elapsed() < span {
+                    let id = RequestId::new();
+                    let Intended::Recorded(recorded) = ledger.intend(intention(id)).await else { panic!() };
+                    ledger.conclude(recorded, outcome(id)).await.unwrap();
+                    done.fetch_add(2, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let rate = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+    ledger.close().await;
+    rate
+}
+
+/// Entries a second where the same bytes go to a file, as many in a batch as there are callers.
+fn straight_to_the_disk(file: &Path, waiting: u64, span: Duration) -> f64 {
+    let id = RequestId::new();
+    let now = wasend_gateway::clock::Timestamp::now();
+    let pair =
+        [Body::Intent(intention(id)), Body::Outcome(outcome(id))].map(|body| encode(1 << 20, now, &body).unwrap());
+    let batch: Vec<u8> = pair.iter().cycle().take(usize::try_from(waiting).unwrap()).flatten().copied().collect();
+    let mut to = std::fs::File::create(file).unwrap();
+    let (mut done, started) = (0, Instant::now());
+    while started.elapsed() < span {
+        to.write_all(&batch).unwrap();
+        to.sync_data().unwrap();
+        done += waiting;
+    }
+    done as f64 / started.elapsed().as_secs_f64()
+}
+
+#[tokio::main]
+async fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let folder = arguments.first().unwrap();
+    let number = |at: usize, or: u64| arguments.get(at).map_or(or, |text| text.parse().unwrap());
+    let (waiting, span) = (number(1, 64), Duration::from_secs(number(2, 3)));
+    for round in 0..3 {
+        let at = |name: &str| Path::new(folder).join(format!("{name}-{round}"));
+        let disk = straight_to_the_disk(&at("file"), waiting, span);
+        let ledger = through_the_ledger(&at("ledger"), waiting, span).await;
+        println!("disk {disk:8.0} entries/s   ledger {ledger:8.0} entries/s   ratio {:.2}", ledger / disk);
+    }
+}
