@@ -48,6 +48,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// Whether entries are taken.
     fn health(&self) -> Health;
 
+    /// What is not as it should be although entries are taken, for readiness: `ledger-not-signed`,
+    /// `search-not-filled`.
+    fn degraded(&self) -> Vec<&'static str>;
+
     /// Resolves when nothing more can be recorded until a restart.
     fn broken(&self) -> Answer<'_, ()>;
 

@@ -21,6 +21,7 @@ use super::{Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError,
 use crate::clock::Timestamp;
 use crate::config;
 use crate::telemetry::Metrics;
+use follower::Progress;
 use op::{Op, Receipt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -43,6 +44,7 @@ pub struct Sqlite {
     ops: Arc<Queue>,
     notes: Arc<AtomicUsize>,
     health: watch::Receiver<Health>,
+    progress: Arc<Progress>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -75,11 +77,12 @@ impl Sqlite {
         let notes = Arc::new(AtomicUsize::new(0));
         let queue = (queue, Arc::downgrade(&ops));
         let (writer, recovered) = Writer::open(config, queue, health_is, Arc::clone(&notes), metrics)?;
+        let progress = writer.progress();
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run())
             .map_err(|e| OpenError::Unusable(format!("the ledger's thread cannot be started: {e}")))?;
-        Ok((Self { ops, notes, health, thread: Mutex::new(Some(thread)) }, recovered))
+        Ok((Self { ops, notes, health, progress, thread: Mutex::new(Some(thread)) }, recovered))
     }
 }
 
@@ -135,6 +138,10 @@ impl Ledger for Sqlite {
 
     fn health(&self) -> Health {
         *self.health.borrow()
+    }
+
+    fn degraded(&self) -> Vec<&'static str> {
+        self.progress.troubles()
     }
 
     fn broken(&self) -> Answer<'_, ()> {

@@ -36,7 +36,8 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry) -> Router {
         .with_state(Operations { gateway, registry: Arc::new(registry) })
 }
 
-/// Red (503) for what concerns this process; `degraded` (200) for what concerns the provider.
+/// Red (503) for what keeps this process from serving; `degraded` (200) for what does not: the provider, and what is
+/// derived from the ledger.
 async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Response {
     let mut red = Vec::new();
     if gateway.is_draining() {
@@ -48,7 +49,7 @@ async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Respons
     if !gateway.upstream.has_key() {
         red.push("key-unavailable");
     }
-    let degraded = gateway.upstream.degraded();
+    let degraded = [gateway.upstream.degraded(), gateway.ledger.degraded()].concat();
     let (code, status) = match (red.is_empty(), degraded.is_empty()) {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
         (true, false) => (StatusCode::OK, "degraded"),

@@ -2,7 +2,7 @@
 
 use crate::provider::Provider;
 use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
-use crate::wire::delete;
+use crate::wire::{delete, get};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -88,6 +88,8 @@ fn a_ledger_that_was_cut_off_or_rolled_back_does_not_start() {
     let text = std::fs::read_to_string(gateway.config()).unwrap();
     let changed = Gateway::in_folder(Arc::clone(&gateway.folder), &text, &[]);
     eventually("it is found while the tree is built anew", || changed.log().contains("signed for another root"));
+    eventually("readiness says so", || get(changed.ops, "/readyz").body.contains("ledger-not-signed"));
+    assert_eq!(get(changed.ops, "/readyz").status, 200, "deletions are recorded all the same");
 }
 
 #[test]

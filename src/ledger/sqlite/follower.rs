@@ -6,9 +6,10 @@ use crate::clock::{Moment, moment, since};
 use crate::ledger::{Health, OpenError};
 use crate::telemetry::Metrics;
 use rusqlite::Connection;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -17,6 +18,9 @@ use tokio::sync::watch;
 pub(super) trait Follow {
     /// What it is, for the log.
     fn name(&self) -> &'static str;
+
+    /// What readiness says while it cannot be derived.
+    fn trouble(&self) -> &'static str;
 
     /// The entry that it wants next; `u64::MAX` while it can take none.
     fn next(&self) -> u64;
@@ -54,6 +58,7 @@ pub(super) struct Progress {
     wake_at: AtomicU64,
     ended: AtomicBool,
     thread: OnceLock<Thread>,
+    troubles: Mutex<BTreeSet<&'static str>>,
 }
 
 impl Progress {
@@ -68,6 +73,20 @@ impl Progress {
             self.wake_at.store(u64::MAX, Ordering::SeqCst);
             self.wake();
         }
+    }
+
+    /// What cannot be derived now.
+    pub(super) fn troubles(&self) -> Vec<&'static str> {
+        self.troubles.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn trouble(&self, what: &'static str, is_there: bool) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_there {
+            troubles.insert(what)
+        } else {
+            troubles.remove(what)
+        };
     }
 
     /// No commit comes any more.
@@ -110,11 +129,12 @@ impl Following {
     }
 
     /// Notes how a call ended. Only the first failure in a row is logged; what failed has to succeed to end it.
-    fn ended(&mut self, call: Call, result: Result<(), OpenError>, metrics: &Metrics) {
+    fn ended(&mut self, call: Call, result: Result<(), OpenError>, metrics: &Metrics, progress: &Progress) {
         match result {
             Ok(()) => {
                 if self.failed.is_some_and(|(_, failed)| failed == call) {
                     self.failed = None;
+                    progress.trouble(self.follow.trouble(), false);
                     tracing::info!(what = self.follow.name(), "is derived from the ledger again");
                 }
             }
@@ -124,6 +144,7 @@ impl Following {
                     tracing::error!(what = self.follow.name(), %error, "cannot be derived from the ledger; deletions go on, it is tried again each second");
                 }
                 self.failed = Some((moment(), call));
+                progress.trouble(self.follow.trouble(), true);
             }
         }
     }
@@ -210,7 +231,7 @@ impl Follower {
                     Err(error) => Err(OpenError::Unusable(error.to_string())),
                 };
                 moved |= taken.is_ok() && following.follow.next() > first;
-                following.ended(Call::Take, taken, &self.metrics);
+                following.ended(Call::Take, taken, &self.metrics, &self.progress);
             }
         }
         moved
@@ -219,7 +240,7 @@ impl Follower {
     fn rest(&mut self, ended: bool) {
         for following in self.following.iter_mut().filter(|following| !following.is_set_aside()) {
             let rested = following.follow.rest(ended);
-            following.ended(Call::Rest, rested, &self.metrics);
+            following.ended(Call::Rest, rested, &self.metrics, &self.progress);
         }
     }
 

@@ -69,6 +69,10 @@ impl Follow for Index {
         "the search data"
     }
 
+    fn trouble(&self) -> &'static str {
+        "search-not-filled"
+    }
+
     fn next(&self) -> u64 {
         self.filling.as_ref().map_or(u64::MAX, |filling| filling.next)
     }

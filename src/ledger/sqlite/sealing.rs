@@ -158,6 +158,10 @@ impl Follow for Sealer {
         "the tree"
     }
 
+    fn trouble(&self) -> &'static str {
+        "ledger-not-signed"
+    }
+
     fn next(&self) -> u64 {
         self.tree.size()
     }

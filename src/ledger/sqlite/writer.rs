@@ -137,6 +137,11 @@ impl Writer {
         let _ = self.follower.take().map(JoinHandle::join);
     }
 
+    /// How far it has come, for those who ask from outside.
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
     /// Takes what waits, without waiting.
     fn drain(&self, batch: &mut Vec<Op>) {
         while batch.len() < BATCH_AT_MOST
