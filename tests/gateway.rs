@@ -9,6 +9,8 @@
 mod answers;
 #[path = "gateway/asking.rs"]
 mod asking;
+#[path = "gateway/backup.rs"]
+mod backup;
 #[path = "gateway/clients.rs"]
 mod clients;
 #[path = "gateway/configuration.rs"]

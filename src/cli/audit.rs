@@ -1,5 +1,6 @@
 //! `audit`: asking the ledger, beside a running gateway or without one.
 
+mod backup;
 mod export;
 mod reindex;
 mod search;
@@ -37,6 +38,8 @@ pub(super) enum Command {
     Export(export::Options),
     /// How many requests ended how, per caller and day
     Stats(stats::Options),
+    /// Copy the ledger into one file, beside a running gateway or without one, and verify the copy
+    Backup(backup::Options),
     /// Build the search data anew; no process may be serving this ledger
     Reindex(reindex::Options),
 }
@@ -50,11 +53,16 @@ fn when(text: &str) -> Result<Timestamp, String> {
 
 /// The ledger's folder, by a configuration of which nothing else has to be right.
 fn folder(file: &Path) -> Result<PathBuf, Exit> {
+    section(file).map(|ledger| ledger.path)
+}
+
+/// `[ledger]`, by a configuration of which nothing else has to be right.
+fn section(file: &Path) -> Result<config::Ledger, Exit> {
     let (ledger, elsewhere) = config::load_ledger(file).map_err(|faults| page::faults(file, &faults))?;
     for fault in elsewhere {
         page::complain(format_args!("warning: {fault}"));
     }
-    Ok(ledger.path)
+    Ok(ledger)
 }
 
 fn with_ledger(common: &Common, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
@@ -72,6 +80,7 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Tail(options) => with_ledger(&options.common, |ledger| tail::run(options, ledger)),
         Command::Export(options) => with_ledger(&options.common, |ledger| export::run(options, ledger)),
         Command::Stats(options) => with_ledger(&options.common, |ledger| stats::run(options, ledger)),
+        Command::Backup(options) => backup::run(options),
         Command::Reindex(options) => reindex::run(options),
     }
 }

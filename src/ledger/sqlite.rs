@@ -1,6 +1,7 @@
 //! The embedded store: a folder with `ledger.db`, one process that writes, any number that read.
 
 mod asking;
+mod backup;
 mod database;
 mod folder;
 mod follower;
@@ -14,6 +15,7 @@ mod unresolved;
 mod writer;
 
 pub use asking::SqliteReader;
+pub use backup::{Backup, BackupFault, backup};
 pub use reindex::reindex;
 
 use super::entry::{Body, Intention, Outcome, Resolution};

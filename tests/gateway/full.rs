@@ -8,6 +8,7 @@ use crate::soak::{Random, count};
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,10 +17,10 @@ use std::thread::JoinHandle;
 const PAGE: u64 = 4096;
 
 /// A tmpfs, gone with this value.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new(size_mib: usize) -> Self {
+    pub fn new(size_mib: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size_mib}m"), "tmpfs"])
@@ -32,15 +33,19 @@ impl SmallDisk {
         Self(folder)
     }
 
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
     /// Leaves so many pages free.
-    fn fill(&self, pages: u64) {
+    pub fn fill(&self, pages: u64) {
         let mut file = File::options().create(true).append(true).open(self.0.path().join("filler")).unwrap();
         while file.write_all(&[0; PAGE as usize]).is_ok() {}
         let length = file.metadata().unwrap().len() / PAGE * PAGE;
         file.set_len(length.saturating_sub(pages * PAGE)).unwrap();
     }
 
-    fn empty(&self) {
+    pub fn empty(&self) {
         std::fs::remove_file(self.0.path().join("filler")).unwrap();
     }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
 use std::time::Duration;
 
-const FILE: &str = "ledger.db";
+pub(super) const FILE: &str = "ledger.db";
 /// 3.51.3 is the first without the WAL-reset bug that could lose commits.
 const OLDEST: i32 = 3_051_003;
 /// `PRAGMA application_id` of our files: "wgl1".
@@ -76,6 +76,25 @@ fn foreign(db: &Connection) -> rusqlite::Result<Option<String>> {
     Ok(strange.map(|(kind, name)| format!("holds a {kind} that no ledger has, `{}`", name.escape_debug())))
 }
 
+/// Refuses a file that is not a ledger that this version knows.
+pub(super) fn known(db: &Connection, file: &Path) -> Result<(), OpenError> {
+    match foreign(db) {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => Err(OpenError::Damaged(format!("{} {what}", file.display()))),
+        Err(e) => Err(OpenError::Damaged(format!("{} cannot be read: {e}", file.display()))),
+    }
+}
+
+/// The statements that make the tables of a ledger.
+pub(super) fn schema(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    db.prepare("SELECT sql FROM sqlite_schema WHERE type = 'table'")?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Marks a database as a ledger.
+pub(super) fn mark(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(&format!("PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"))
+}
+
 /// Sets what every commit relies on. Says what SQLite did not do.
 fn prepare(db: &Connection) -> rusqlite::Result<Option<String>> {
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
@@ -89,13 +108,12 @@ fn prepare(db: &Connection) -> rusqlite::Result<Option<String>> {
 }
 
 fn set_up(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch(&format!(
-        "PRAGMA application_id = {APPLICATION};
-         PRAGMA user_version = {VERSION};
-         CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
+    mark(db)?;
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;
-         PRAGMA wal_checkpoint(TRUNCATE);"
-    ))?;
+         PRAGMA wal_checkpoint(TRUNCATE);",
+    )?;
     super::unresolved::set_up(db)
 }
 

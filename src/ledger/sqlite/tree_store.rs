@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use std::path::Path;
 use std::time::Duration;
 
-const FILE: &str = "tree.db";
+pub(super) const FILE: &str = "tree.db";
 const VERSION: i32 = 1;
 /// `PRAGMA application_id` of our files: "wgt1".
 const APPLICATION: i32 = 0x7767_7431;
