@@ -13,28 +13,31 @@ const UNCOVERED: u64 = 100_000;
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     pub(super) common: Common,
+    /// Only those of this caller
     #[arg(long, value_name = "NAME")]
     caller: Option<String>,
+    /// Only those for this provider session
     #[arg(long, value_name = "ID")]
     session: Option<String>,
-    /// With or without @g.us
+    /// Only those for this group, with or without @g.us
     #[arg(long, value_name = "ID")]
     group: Option<String>,
+    /// Only the one with this X-Request-Id
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
-    /// deleted, refused, not-sent, unknown, open, refused-here or dry-run
+    /// Only those that ended so
     #[arg(long, value_parser = ["deleted", "refused", "not-sent", "unknown", "open", "refused-here", "dry-run"])]
     outcome: Option<String>,
-    /// allowed, refused or dry-run
+    /// Only those that the gateway decided so
     #[arg(long, value_parser = ["allowed", "refused", "dry-run"])]
     decision: Option<String>,
     /// Only intents of which it is not known what became: no outcome, or unknown and not found out since
     #[arg(long)]
     open: bool,
-    /// A span such as 2h, a date or a time
+    /// Only those from then on: a span such as 2h, a date or a time (UTC)
     #[arg(long, value_name = "WHEN", value_parser = when)]
     since: Option<Timestamp>,
-    /// A span such as 2h, a date or a time
+    /// Only those before then: a span such as 2h, a date or a time (UTC)
     #[arg(long, value_name = "WHEN", value_parser = when)]
     until: Option<Timestamp>,
     /// The next page: only what is before this sequence number
