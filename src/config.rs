@@ -9,6 +9,7 @@ mod callers;
 pub mod file;
 mod ledger;
 mod listen;
+mod operators;
 mod resolver;
 mod section;
 mod upstream;
@@ -16,6 +17,7 @@ mod upstream;
 pub use callers::{Caller, Rate, Rule, Token};
 pub use ledger::Ledger;
 pub use listen::{Listen, Ops, Tls};
+pub use operators::{Operator, Role};
 pub use resolver::Resolver;
 pub use section::Fault;
 pub use upstream::{Confirm, Upstream};
@@ -185,15 +187,17 @@ fn read(root: &mut Section) -> Config {
     let formats = [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json)];
     let (level, format) = (log.one_of("level", &levels), log.one_of("format", &formats));
     log.finish();
+    let (ops, callers) = (Ops::read(root.table_or_empty("ops")), Caller::read_all(root));
+    Operator::tell_apart(&ops.operators, &callers, root);
     Config {
         listen: Listen::read(root.table_or_empty("listen")),
-        ops: Ops::read(root.table_or_empty("ops")),
+        ops,
         upstream: Upstream::read(root.table_or_empty("upstream")),
         ledger: Ledger::read(root.table_or_empty("ledger")),
         resolver: Resolver::read(root.table_or_empty("resolver")),
         rates,
         log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(Format::Auto) },
-        callers: Caller::read_all(root),
+        callers,
     }
 }
 
@@ -208,6 +212,9 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.upstream.confirm == Confirm::Any2xx {
         warnings
             .push("upstream.confirm = \"any-2xx\": an answer that is not documented counts as a deletion".to_owned());
+    }
+    for operator in config.ops.operators.iter().filter(|operator| operator.tokens.is_empty()) {
+        warnings.push(format!("operator `{}` has no tokens: it cannot ask", operator.name));
     }
     let now = Timestamp::now();
     for caller in &config.callers {

@@ -1,7 +1,7 @@
 //! Everything that can keep a caller from hearing 200, each named once.
 //!
 //! [`Refused`] is a decision before the intent: nothing was sent. [`Failed`] comes after it and says
-//! what is known about the sending. `problem` turns both into what the caller sees.
+//! what is known about the sending. [`Withheld`] is the operators' port's no. `problem` turns each into an answer.
 
 use crate::head::HeadFault;
 use crate::id::CallerName;
@@ -92,6 +92,19 @@ pub enum Failed {
     UpstreamNotConfirmed(&'static str),
     /// No whole answer came; the words say why.
     OutcomeUnknown(&'static str),
+}
+
+/// Why the operators' port does not give what it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withheld {
+    /// No, an unknown or more than one credential; the words say which.
+    Unauthenticated(&'static str),
+    /// What there is can only be read.
+    MethodNotAllowed,
+    /// There is no such thing, or not yet; the words say what there is.
+    NotFound(&'static str),
+    /// It cannot be read from the ledger now.
+    Unreadable,
 }
 
 impl From<HeadFault> for Refused {

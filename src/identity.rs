@@ -1,12 +1,17 @@
-//! Who is calling: exactly one credential, which is a bearer token that is known by its SHA-256.
+//! Who is calling, and who operates: exactly one credential, which is a bearer token that is known by its SHA-256.
 
 use crate::clock::Timestamp;
 use crate::config;
-use crate::error::Refused;
+use crate::error::{Refused, Withheld};
 use crate::id::CallerName;
+use arc_swap::ArcSwap;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
+
+const NO_OPERATORS: &str = "no operator has a token here; make one with `wasend-gateway token new`, put its sha256 into \
+    [[ops.operators]] of the configuration (name, role, token_sha256) and send SIGHUP";
 
 /// A caller who proved who it is, and with which of its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,17 +22,17 @@ pub struct Identified {
     pub credential: CallerName,
 }
 
-struct Known {
+struct Known<W> {
     sha256: [u8; 32],
     expires: Option<Timestamp>,
-    who: Identified,
+    whose: W,
 }
 
-/// Everybody that the configuration knows.
-pub struct Identity {
+/// Tokens by their hashes, each with what is known of its holder.
+struct Tokens<W> {
     /// By the first bytes of the hash: of a high-entropy token nobody can choose them, so that finding
     /// the right drawer tells nothing; within a drawer the whole hash is compared in constant time.
-    drawers: HashMap<[u8; 8], Vec<Known>>,
+    drawers: HashMap<[u8; 8], Vec<Known<W>>>,
 }
 
 fn drawer(hash: &[u8; 32]) -> [u8; 8] {
@@ -36,39 +41,23 @@ fn drawer(hash: &[u8; 32]) -> [u8; 8] {
     first
 }
 
-impl Identity {
-    /// Takes over the callers' tokens.
-    #[must_use]
-    pub fn new(callers: &[config::Caller]) -> Self {
-        let mut drawers: HashMap<_, Vec<Known>> = HashMap::new();
-        for caller in callers {
-            for token in &caller.tokens {
-                let who = Identified { caller: caller.name.clone(), credential: token.id.clone() };
-                let known = Known { sha256: token.sha256, expires: token.expires, who };
-                drawers.entry(drawer(&token.sha256)).or_default().push(known);
-            }
+impl<W> Tokens<W> {
+    fn new(tokens: impl Iterator<Item = Known<W>>) -> Self {
+        let mut drawers: HashMap<_, Vec<Known<W>>> = HashMap::new();
+        for known in tokens {
+            drawers.entry(drawer(&known.sha256)).or_default().push(known);
         }
         Self { drawers }
     }
 
-    /// Looks at all `Authorization` values of a request (RFC 9110 §11.6.2, RFC 6750 §2.1).
-    ///
-    /// # Errors
-    /// [`Refused::Unauthenticated`] unless there is exactly one and it is a token that is known and has
-    /// not expired at `now`.
-    pub fn identify<'a>(
-        &self,
-        mut values: impl Iterator<Item = &'a [u8]>,
-        now: Timestamp,
-    ) -> Result<Identified, Refused> {
-        let value = values
-            .next()
-            .ok_or(Refused::Unauthenticated("there is no Authorization header; send `Bearer` and your token"))?;
+    /// Looks at all `Authorization` values of a request (RFC 9110 §11.6.2, RFC 6750 §2.1). What is wrong with
+    /// them is said in words.
+    fn holder<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>, now: Timestamp) -> Result<&W, &'static str> {
+        let value = values.next().ok_or("there is no Authorization header; send `Bearer` and your token")?;
         if values.next().is_some() {
-            return Err(Refused::Unauthenticated("there is more than one Authorization header; send one"));
+            return Err("there is more than one Authorization header; send one");
         }
-        let token =
-            bearer(value).ok_or(Refused::Unauthenticated("the Authorization header is not `Bearer` and one token"))?;
+        let token = bearer(value).ok_or("the Authorization header is not `Bearer` and one token")?;
         let hash: [u8; 32] = Sha256::digest(token).into();
         let candidates = self.drawers.get(&drawer(&hash)).map(Vec::as_slice).unwrap_or_default();
         let mut found = None;
@@ -78,12 +67,85 @@ impl Identity {
             }
         }
         match found {
-            None => Err(Refused::Unauthenticated("the token is not known")),
-            Some(known) if known.expires.is_some_and(|at| at <= now) => {
-                Err(Refused::Unauthenticated("the token has expired"))
-            }
-            Some(known) => Ok(known.who.clone()),
+            None => Err("the token is not known"),
+            Some(known) if known.expires.is_some_and(|at| at <= now) => Err("the token has expired"),
+            Some(known) => Ok(&known.whose),
         }
+    }
+}
+
+/// Every caller that the configuration knows.
+pub struct Identity(Tokens<Identified>);
+
+impl Identity {
+    /// Takes over the callers' tokens.
+    #[must_use]
+    pub fn new(callers: &[config::Caller]) -> Self {
+        let tokens = callers.iter().flat_map(|caller| {
+            caller.tokens.iter().map(|token| Known {
+                sha256: token.sha256,
+                expires: token.expires,
+                whose: Identified { caller: caller.name.clone(), credential: token.id.clone() },
+            })
+        });
+        Self(Tokens::new(tokens))
+    }
+
+    /// Looks at all `Authorization` values of a request.
+    ///
+    /// # Errors
+    /// [`Refused::Unauthenticated`] unless there is exactly one and it is a token that is known and has
+    /// not expired at `now`.
+    pub fn identify<'a>(&self, values: impl Iterator<Item = &'a [u8]>, now: Timestamp) -> Result<Identified, Refused> {
+        self.0.holder(values, now).cloned().map_err(Refused::Unauthenticated)
+    }
+}
+
+/// An operator or auditor who proved who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operator {
+    /// Its name.
+    pub name: CallerName,
+    /// What it may do.
+    pub role: config::Role,
+}
+
+/// Every operator and auditor that the configuration knows. A reload replaces them while they are asked for.
+pub struct Operators(ArcSwap<Tokens<Operator>>);
+
+fn tokens_of(operators: &[config::Operator]) -> Tokens<Operator> {
+    Tokens::new(operators.iter().flat_map(|operator| {
+        operator.tokens.iter().map(|sha256| Known {
+            sha256: *sha256,
+            expires: None,
+            whose: Operator { name: operator.name.clone(), role: operator.role },
+        })
+    }))
+}
+
+impl Operators {
+    /// Takes over the operators' tokens.
+    #[must_use]
+    pub fn new(operators: &[config::Operator]) -> Self {
+        Self(ArcSwap::from_pointee(tokens_of(operators)))
+    }
+
+    /// Replaces them all at once.
+    pub fn reload(&self, operators: &[config::Operator]) {
+        self.0.store(Arc::new(tokens_of(operators)));
+    }
+
+    /// Looks at all `Authorization` values of a request.
+    ///
+    /// # Errors
+    /// [`Withheld::Unauthenticated`] unless there is exactly one and it is a token that is known; where no
+    /// operator has a token, it says how to give it one.
+    pub fn identify<'a>(&self, values: impl Iterator<Item = &'a [u8]>) -> Result<Operator, Withheld> {
+        let tokens = self.0.load();
+        if tokens.drawers.is_empty() {
+            return Err(Withheld::Unauthenticated(NO_OPERATORS));
+        }
+        tokens.holder(values, Timestamp::now()).cloned().map_err(Withheld::Unauthenticated)
     }
 }
 
@@ -171,5 +233,26 @@ mod tests {
         assert!(ask(&expired, &[&format!("Bearer {token}")]).is_err());
         let (valid, token) = identity(Some(Timestamp::from_micros(1_001)));
         assert!(ask(&valid, &[&format!("Bearer {token}")]).is_ok());
+    }
+
+    #[test]
+    fn an_operator_is_known_by_any_of_its_tokens_until_a_reload_takes_it_away() {
+        let (first, second) = (new_token().unwrap().0, new_token().unwrap().0);
+        let operator = |role, tokens: &[&String]| config::Operator {
+            name: CallerName::parse("alice").unwrap(),
+            role,
+            tokens: tokens.iter().map(|token| Sha256::digest(token.as_bytes()).into()).collect(),
+        };
+        let operators = Operators::new(&[operator(config::Role::Operator, &[&first, &second])]);
+        let ask = |token: &str| {
+            let value = format!("Bearer {token}");
+            operators.identify(std::iter::once(value.as_bytes())).map(|operator| operator.role)
+        };
+        assert_eq!((ask(&first), ask(&second)), (Ok(config::Role::Operator), Ok(config::Role::Operator)));
+        assert_eq!(ask("wgt_unknown"), Err(Withheld::Unauthenticated("the token is not known")));
+        operators.reload(&[operator(config::Role::Auditor, &[&second])]);
+        assert_eq!((ask(&first).is_err(), ask(&second)), (true, Ok(config::Role::Auditor)));
+        operators.reload(&[operator(config::Role::Auditor, &[])]);
+        assert_eq!(ask(&second), Err(Withheld::Unauthenticated(NO_OPERATORS)));
     }
 }

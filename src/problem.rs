@@ -1,7 +1,7 @@
 //! The only place that turns an error into a response: RFC 9457 `application/problem+json`, with the
 //! two members that the provider's SDKs read (`success`, `message`) beside the standard ones.
 
-use crate::error::{Failed, NotAllowed, Refused, Sent};
+use crate::error::{Failed, NotAllowed, Refused, Sent, Withheld};
 use crate::head::HeadFault;
 use crate::id::RequestId;
 use bytes::Bytes;
@@ -33,6 +33,8 @@ pub struct Problem {
     pub sent: Sent,
     /// When to come back.
     pub retry: Retry,
+    /// Which methods there are, where the one that was used is not among them.
+    pub allow: &'static str,
 }
 
 /// Whether and when calling again makes sense.
@@ -66,7 +68,7 @@ impl Problem {
         title: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
-        Self { status, code, title, detail: detail.into(), sent: Sent::No, retry: Retry::Unsaid }
+        Self { status, code, title, detail: detail.into(), sent: Sent::No, retry: Retry::Unsaid, allow: "DELETE" }
     }
 
     fn bad_request(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
@@ -117,9 +119,34 @@ impl Problem {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            headers.insert(ALLOW, HeaderValue::from_static("DELETE"));
+            headers.insert(ALLOW, HeaderValue::from_static(self.allow));
         }
         response
+    }
+}
+
+impl From<Withheld> for Problem {
+    fn from(why: Withheld) -> Self {
+        match why {
+            Withheld::Unauthenticated(what) => {
+                Self::refused(StatusCode::UNAUTHORIZED, "unauthenticated", "The operator is not known", what)
+            }
+            Withheld::MethodNotAllowed => Self {
+                allow: "GET, HEAD",
+                ..Self::refused(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method-not-allowed",
+                    "The method is not allowed",
+                    "only GET and HEAD are allowed here",
+                )
+            },
+            Withheld::NotFound(what) => Self::refused(StatusCode::NOT_FOUND, "not-found", "It is not there", what),
+            Withheld::Unreadable => Self::unavailable(
+                "ledger-unavailable",
+                "The ledger cannot be read",
+                "the ledger cannot be read now; the gateway's log says why",
+            ),
+        }
     }
 }
 

@@ -6,9 +6,11 @@ mod hurried;
 mod listener;
 mod ops;
 mod proxy;
+mod tiles;
 mod tls;
 
 pub use listener::Listener;
+pub use tiles::Published;
 pub use tls::Certificate;
 
 use crate::config;
@@ -32,16 +34,18 @@ pub fn serve_callers(
     listener.run(metrics, stop, move |stream, peer| Arc::clone(&connection).serve(stream, peer))
 }
 
-/// Serves the operators' port until `stop`.
+/// Serves the operators' port until `stop`. Waits for nothing that the callers' port keeps busy, so that on a runtime
+/// of its own it answers whatever that one does.
 pub fn serve_ops(
     listener: Listener,
     certificate: Option<Arc<Certificate>>,
     gateway: Arc<Gateway>,
     registry: Registry,
+    log: Published,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let (metrics, _) = crate::telemetry::Metrics::new();
-    let router = ops::router(gateway, registry);
+    let router = ops::router(gateway, registry, log);
     let stopped = stop.clone();
     listener
         .run(metrics, stop, move |stream, _| ops::serve(stream, certificate.clone(), router.clone(), stopped.clone()))

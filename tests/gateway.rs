@@ -23,6 +23,8 @@ mod faults;
 mod full;
 #[path = "gateway/injected.rs"]
 mod injected;
+#[path = "gateway/operators.rs"]
+mod operators;
 #[path = "gateway/panics.rs"]
 mod panics;
 #[path = "gateway/platter.rs"]

@@ -6,10 +6,11 @@ use super::{Exit, page};
 use crate::config::{self, Config};
 use crate::failpoint;
 use crate::gateway::Gateway;
+use crate::identity::Operators;
 use crate::ledger::Ledger;
-use crate::ledger::sqlite::Sqlite;
+use crate::ledger::sqlite::{Sqlite, SqliteReader};
 use crate::resolver::Resolver;
-use crate::server::{Certificate, Listener, serve_callers, serve_ops};
+use crate::server::{Certificate, Listener, Published, serve_callers, serve_ops};
 use crate::telemetry::{Metrics, start_logging};
 use crate::upstream::Upstream;
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,14 +43,16 @@ pub(super) fn run(file: &Path) -> Exit {
     process::keep_memory_private();
     #[cfg(debug_assertions)]
     crate::failpoint::arm(loaded.failpoints);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+    let runtimes = process::operators_runtime()
+        .and_then(|operators| Ok((tokio::runtime::Builder::new_multi_thread().enable_all().build()?, operators)));
+    let (runtime, operators) = match runtimes {
+        Ok(runtimes) => runtimes,
         Err(error) => {
             page::complain(format_args!("the runtime cannot be started: {error}"));
             return Exit::Unavailable;
         }
     };
-    runtime.block_on(serve(file, loaded.config, loaded.effective)).unwrap_or_else(|exit| exit)
+    runtime.block_on(serve(file, loaded.config, loaded.effective, &operators)).unwrap_or_else(|exit| exit)
 }
 
 /// What a reload reaches.
@@ -58,6 +62,7 @@ struct Running {
     /// Key, value and source of every setting, as it is in force.
     effective: Vec<[String; 3]>,
     gateway: Arc<Gateway>,
+    operators: Arc<Operators>,
     certificates: Vec<Arc<Certificate>>,
 }
 
@@ -70,7 +75,7 @@ fn certificate(key: &str, tls: Option<&config::Tls>) -> Result<Option<Arc<Certif
 }
 
 async fn bind(
-    key: &str,
+    key: &'static str,
     address: SocketAddr,
     limits: (usize, usize),
     tls: bool,
@@ -86,7 +91,24 @@ async fn bind(
     })
 }
 
-async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Result<Exit, Exit> {
+fn ledger(config: &config::Ledger, metrics: &Metrics) -> Result<Arc<dyn Ledger>, Exit> {
+    let (ledger, recovered) = Sqlite::open(config, metrics.clone()).map_err(|error| page::ledger(&error))?;
+    if recovered.unknown > 0 {
+        tracing::warn!(
+            intents = recovered.unknown,
+            "intents of an earlier process had no outcome: they are unknown now"
+        );
+    }
+    Ok(Arc::new(ledger))
+}
+
+/// The log for the operators' port: each request reads the ledger on its own, beside the writer.
+fn published(ledger: &config::Ledger, operators: Arc<Operators>) -> Published {
+    let folder = ledger.path.clone();
+    Published::new(operators, Box::new(move || Ok(Box::new(SqliteReader::open(&folder)?))))
+}
+
+async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>, ops_runtime: &Handle) -> Result<Exit, Exit> {
     let faults = super::check_config::of_files(&config);
     if !faults.is_empty() {
         return Err(page::faults(file, &faults));
@@ -104,31 +126,28 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>) -> Resu
     let limits =
         (connections, if config.listen.proxy_protocol { usize::MAX } else { config.listen.max_connections_per_peer });
     let (callers, listen) = bind("listen.address", config.listen.address, limits, callers_tls.is_some()).await?;
-    let (operators, ops) = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some()).await?;
+    let ports = TaskTracker::new();
+    let ops = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some());
+    let (ops_listener, ops) = ports.spawn_on(ops, ops_runtime).await.unwrap_or(Err(Exit::Unavailable))?;
     let (metrics, registry) = Metrics::new();
-    let (ledger, recovered) = Sqlite::open(&config.ledger, metrics.clone()).map_err(|error| page::ledger(&error))?;
-    if recovered.unknown > 0 {
-        tracing::warn!(
-            intents = recovered.unknown,
-            "intents of an earlier process had no outcome: they are unknown now"
-        );
-    }
-    let ledger: Arc<dyn Ledger> = Arc::new(ledger);
+    let ledger = ledger(&config.ledger, &metrics)?;
     let upstream = Arc::new(upstream);
     let resolver = Resolver::new(config.resolver, Arc::clone(&ledger), Arc::clone(&upstream), metrics.clone());
     let gateway = Arc::new(Gateway::new(&config, Arc::clone(&ledger), upstream, metrics));
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = Signals::new()?;
-    let ports = TaskTracker::new();
     let accepting =
         ports.spawn(serve_callers(&config.listen, callers, callers_tls.clone(), Arc::clone(&gateway), stop.clone()));
-    ports.spawn(serve_ops(operators, ops_tls.clone(), Arc::clone(&gateway), registry, stop_ops.clone()));
+    let operators = Arc::new(Operators::new(&config.ops.operators));
+    let log = published(&config.ledger, Arc::clone(&operators));
+    let serving = serve_ops(ops_listener, ops_tls.clone(), Arc::clone(&gateway), registry, log, stop_ops.clone());
+    ports.spawn_on(serving, ops_runtime);
     let resolving = ports.spawn(resolver.run(stop.clone()));
     page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
     tracing::info!(%listen, %ops, "ready");
 
     let certificates = [callers_tls, ops_tls].into_iter().flatten().collect();
-    let mut running = Running { file: file.to_owned(), config, effective, gateway, certificates };
+    let mut running = Running { file: file.to_owned(), config, effective, gateway, operators, certificates };
     let exit = running.until_told(&mut signals, ledger.as_ref()).await;
     let gateway = &running.gateway;
     failpoint::hit("stop");
@@ -194,7 +213,7 @@ impl Running {
         }
     }
 
-    /// Reads callers, rates, key and certificates again. Each of these files stands for itself: a faulty
+    /// Reads callers, rates, operators, key and certificates again. Each of these files stands for itself: a faulty
     /// configuration changes nothing, and does not keep a key from being taken away.
     fn reload(&mut self) {
         match self.gateway.upstream.reload_key() {
@@ -223,17 +242,20 @@ impl Running {
                     tracing::warn!(keys = keys.join(", "), "these keys have changed and need a restart");
                 }
                 self.gateway.reload(&loaded.config);
+                self.operators.reload(&loaded.config.ops.operators);
                 self.config.callers = loaded.config.callers;
                 self.config.rates = loaded.config.rates;
-                tracing::info!("callers and rates were reloaded");
+                self.config.ops.operators = loaded.config.ops.operators;
+                tracing::info!("callers and rates were reloaded, and operators");
             }
         }
     }
 
-    /// The keys outside of `callers` and `limits.rates` whose value is another one than that in force.
+    /// The keys outside of `callers`, `limits.rates` and `ops.operators` whose value is another one than that in force.
     fn needing_a_restart(&self, new: &[[String; 3]]) -> Vec<String> {
         let settled = |rows: &[[String; 3]]| -> BTreeSet<(String, String)> {
-            let fixed = |key: &str| !key.starts_with("callers[") && !key.starts_with("limits.rates");
+            let live = ["callers[", "limits.rates", "ops.operators"];
+            let fixed = |key: &str| !live.iter().any(|live| key.starts_with(live));
             rows.iter().filter(|[key, ..]| fixed(key)).map(|[key, value, _]| (key.clone(), value.clone())).collect()
         };
         let (old, new) = (settled(&self.effective), settled(new));

@@ -107,11 +107,11 @@ fn group(text: &str) -> Result<String, String> {
     pattern(text, could_match_a_group(text), "A-Z a-z 0-9 _ - and may end in @g.us")
 }
 
-fn name(text: &str) -> Result<CallerName, String> {
+pub(super) fn name(text: &str) -> Result<CallerName, String> {
     CallerName::parse(text).map_err(|fault| format!("{fault}; write a short name such as moderation"))
 }
 
-fn sha256(text: &str) -> Result<[u8; 32], String> {
+pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     let wrong = || "is not a SHA-256 in 64 hex digits; `wasend-gateway token new` prints one".to_owned();
     if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(wrong());

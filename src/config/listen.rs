@@ -1,5 +1,6 @@
 //! `[listen]`, `[ops]` and their `tls`.
 
+use super::operators::Operator;
 use super::section::Section;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ pub struct Listen {
 pub struct Ops {
     pub address: SocketAddr,
     pub tls: Option<Tls>,
+    pub operators: Vec<Operator>,
 }
 
 /// Where a port's certificate is.
@@ -93,6 +95,7 @@ impl Ops {
         let ops = Self {
             address: section.parsed("address", address).unwrap_or(NOWHERE),
             tls: section.table("tls").and_then(Tls::read),
+            operators: Operator::read_all(&mut section),
         };
         section.finish();
         ops

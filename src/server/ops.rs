@@ -1,14 +1,15 @@
-//! The operators' port: is it alive, is it ready, and its numbers.
+//! The operators' port: is it alive, is it ready, its numbers; and the log.
 
 use super::hurried::Hurried;
+use super::tiles::Published;
 use super::tls::Certificate;
 use crate::gateway::Gateway;
 use crate::ledger::Health;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -28,8 +29,14 @@ struct Operations {
     registry: Arc<Registry>,
 }
 
-pub(super) fn router(gateway: Arc<Gateway>, registry: Registry) -> Router {
+pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) -> Router {
+    let log = Arc::new(log);
+    // Who may not read the log is told so for whatever is under it.
+    let log = any(move |request: Request| Arc::clone(&log).answer(request));
     Router::new()
+        .route("/log", log.clone())
+        .route("/log/", log.clone())
+        .route("/log/{*path}", log)
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))

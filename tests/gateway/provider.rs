@@ -26,6 +26,8 @@ pub enum Reply {
     Late(Duration),
     /// A success as soon as this is set.
     When(Arc<AtomicBool>),
+    /// `103` again and again from when the first is set until the second is; then close.
+    Flood([Arc<AtomicBool>; 2]),
 }
 
 #[derive(Default)]
@@ -34,6 +36,7 @@ struct Memory {
     script: Mutex<VecDeque<Reply>>,
     bytes: AtomicUsize,
     connections: AtomicUsize,
+    floods: AtomicUsize,
 }
 
 impl Memory {
@@ -81,6 +84,16 @@ fn connection(memory: &Memory, mut stream: TcpStream) {
                         std::thread::sleep(Duration::from_millis(1));
                     }
                     stream.write_all(&json(200, "{\"success\": true}"))
+                }
+                Reply::Flood([begin, end]) => {
+                    while !begin.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    memory.floods.fetch_add(1, Ordering::SeqCst);
+                    let many = b"HTTP/1.1 103 E\r\n\r\n".repeat(1024);
+                    while !end.load(Ordering::SeqCst) && stream.write_all(&many).is_ok() {}
+                    memory.floods.fetch_sub(1, Ordering::SeqCst);
+                    return;
                 }
                 Reply::Late(span) => {
                     std::thread::sleep(span);
@@ -145,6 +158,11 @@ impl Provider {
     /// How many connections it has; none once a dead process's last bytes have been read.
     pub fn connections(&self) -> usize {
         self.memory.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many floods are on.
+    pub fn floods(&self) -> usize {
+        self.memory.floods.load(Ordering::SeqCst)
     }
 
     pub fn bytes(&self) -> usize {

@@ -1,7 +1,9 @@
-//! What the process asks of the system before it serves: that nobody reads its memory, and enough descriptors.
+//! What the process asks of the system before it serves: that nobody reads its memory, enough descriptors, and a
+//! thread for the operators' port.
 
 use crate::config;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use tokio::runtime::Handle;
 
 /// For the operators' port, the ledger, the log, and files that a reload reads.
 const KEPT: u64 = 192;
@@ -13,6 +15,19 @@ pub(super) fn keep_memory_private() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the process could not be made undumpable");
     }
+}
+
+/// A runtime of one thread for the operators' port, which must answer whatever keeps the callers' threads busy. It runs
+/// until the process ends.
+///
+/// # Errors
+/// The system's, when there is no thread to be had.
+pub(super) fn operators_runtime() -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let run = move || runtime.block_on(std::future::pending::<()>());
+    std::thread::Builder::new().name("operators".to_owned()).spawn(run)?;
+    Ok(handle)
 }
 
 /// Raises the limit of open files to what the configuration can need, and says how many connections there may be:
