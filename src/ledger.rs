@@ -12,6 +12,7 @@ pub mod search;
 pub mod sqlite;
 pub mod stats;
 pub mod tree;
+pub mod verify;
 
 use crate::clock::Timestamp;
 use crate::id::{RequestId, Target};

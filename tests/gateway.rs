@@ -35,6 +35,8 @@ mod power;
 mod promises;
 #[path = "gateway/provider.rs"]
 mod provider;
+#[path = "gateway/proving.rs"]
+mod proving;
 #[path = "gateway/record.rs"]
 mod record;
 #[path = "gateway/requests.rs"]

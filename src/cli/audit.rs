@@ -1,20 +1,28 @@
 //! `audit`: asking the ledger, beside a running gateway or without one.
 
 mod backup;
+mod checkpoint;
 mod export;
+mod prove;
 mod reindex;
 mod search;
 mod show;
 mod stats;
 mod tail;
+mod tiles;
+mod verify;
 
 use super::{Exit, page};
 use crate::clock::{Timestamp, parse_span};
-use crate::config;
+use crate::config::{self, file};
 use crate::ledger::OpenError;
+use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::sqlite::SqliteReader;
 pub(super) use search::{COLUMNS, cells};
 use std::path::{Path, PathBuf};
+
+/// A key's line is far shorter.
+const KEY_AT_MOST: u64 = 1024;
 
 #[derive(clap::Args)]
 pub(super) struct Common {
@@ -40,6 +48,12 @@ pub(super) enum Command {
     Stats(stats::Options),
     /// Copy the ledger into one file, beside a running gateway or without one, and verify the copy
     Backup(backup::Options),
+    /// Whether the ledger is what was signed: names the first bad entry. Or one receipt, offline
+    Verify(verify::Options),
+    /// The newest signed head of the log, to be kept elsewhere
+    Checkpoint(checkpoint::Options),
+    /// A request's entries with receipts that verify offline
+    Prove(prove::Options),
     /// Build the search data anew; no process may be serving this ledger
     Reindex(reindex::Options),
 }
@@ -49,6 +63,20 @@ fn when(text: &str) -> Result<Timestamp, String> {
     let span = parse_span(text).map(|span| Timestamp::now().before(span));
     span.or_else(|| Timestamp::parse(text))
         .ok_or_else(|| "is neither a span (2h, 7d) nor a date nor a time (2026-11-24T08:00:00Z)".to_owned())
+}
+
+/// A verification key: the line itself, or a file with it.
+fn key_of(text: &str) -> Result<VerifyingKey, String> {
+    let fault = match VerifyingKey::parse(text) {
+        Ok(key) => return Ok(key),
+        Err(fault) => fault,
+    };
+    match file::read(Path::new(text), KEY_AT_MOST) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(format!("--vkey {text}: it {fault}, and no file")),
+        Err(e) => Err(format!("--vkey {text}: {e}")),
+        Ok(bytes) => VerifyingKey::parse(String::from_utf8_lossy(bytes.expose()).trim_end())
+            .map_err(|fault| format!("--vkey {text}: what is in the file {fault}")),
+    }
 }
 
 /// The ledger's folder, by a configuration of which nothing else has to be right.
@@ -81,6 +109,9 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Export(options) => with_ledger(&options.common, |ledger| export::run(options, ledger)),
         Command::Stats(options) => with_ledger(&options.common, |ledger| stats::run(options, ledger)),
         Command::Backup(options) => backup::run(options),
+        Command::Verify(options) => verify::run(options),
+        Command::Checkpoint(options) => with_ledger(&options.common, |ledger| checkpoint::run(options, ledger)),
+        Command::Prove(options) => with_ledger(&options.common, |ledger| prove::run(options, ledger)),
         Command::Reindex(options) => reindex::run(options),
     }
 }

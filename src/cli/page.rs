@@ -2,12 +2,14 @@
 //! gone away is no error.
 
 use super::Exit;
+use crate::clock::{Moment, moment, since};
 use crate::config::Fault;
 use crate::ledger::OpenError;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// Writes a line to stdout. `false`: nobody reads any more.
 pub(super) fn line(text: impl Display) -> bool {
@@ -35,6 +37,28 @@ pub(super) fn json_lines(values: impl IntoIterator<Item = impl serde::Serialize>
 /// Writes a line to stderr.
 pub(super) fn complain(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{}", shown(&text.to_string()));
+}
+
+/// How far a long command is: a line a second on stderr, if that is a terminal.
+pub(super) struct Progress {
+    started: Moment,
+    said: Moment,
+    watched: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self { started: moment(), said: moment(), watched: std::io::stderr().is_terminal() }
+    }
+
+    /// So many entries of so many are done.
+    pub(super) fn tick(&mut self, done: u64, all: u64) {
+        if self.watched && since(self.said) >= Duration::from_secs(1) {
+            self.said = moment();
+            let rate = u128::from(done) * 1000 / since(self.started).as_millis().max(1);
+            complain(format_args!("{done} of {all} entries ({} %), {rate} entries/s", done * 100 / all.max(1)));
+        }
+    }
 }
 
 /// A table for people.

@@ -1,10 +1,11 @@
 //! `audit export`: every entry, ascending, as its own bytes or as a row of a table.
 
-use super::Common;
+use super::{Common, tiles};
 use crate::cli::{Exit, page};
 use crate::ledger::search::decode;
-use crate::ledger::{OpenError, Reader};
+use crate::ledger::{OpenError, ProofReader, Reader};
 use serde_json::Value;
+use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
@@ -19,6 +20,9 @@ pub(in crate::cli) struct Options {
     /// CSV without its first line, to go on with an earlier export
     #[arg(long)]
     no_header: bool,
+    /// Instead: what the newest checkpoint covers, with checkpoint and hashes, as files (C2SP tlog-tiles) in a new folder
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["from", "format", "no_header"])]
+    tiles: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -52,7 +56,10 @@ const COLUMNS: [&str; 21] = [
     "other",
 ];
 
-pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
+pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Result<Exit, OpenError> {
+    if let Some(folder) = &options.tiles {
+        return tiles::export(folder, ledger);
+    }
     match options.format {
         Format::Jsonl => lines(ledger, options.from, whole)?,
         Format::Csv => {

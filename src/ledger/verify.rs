@@ -1,0 +1,223 @@
+//! Holds a whole ledger against what proves it: every entry, every stored hash, and the signed heads.
+//!
+//! Pure over what reads a ledger. What is found is the first bad entry by number, in words.
+
+mod order;
+
+use super::checkpoint::Checkpoint;
+use super::checkpoint::note::VerifyingKey;
+use super::tree::proof::{Prover, includes};
+use super::tree::tile::{TILE_WIDTH, Tile};
+use super::tree::{Hash, Head, TileData, Tree, leaf_hash};
+use super::{OpenError, ProofReader, READ_AT_MOST, Reader};
+use crate::id::{Origin, RequestId};
+use order::Order;
+
+/// A checkpoint that was kept elsewhere.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// Where, to name it.
+    pub place: String,
+    /// The signed note.
+    pub note: String,
+}
+
+/// What was found: nothing bad.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which log.
+    pub origin: Origin,
+    /// How many entries were read; each is whole, in its place and in its order.
+    pub entries: u64,
+    /// The newest signed head: the entries lead to it.
+    pub signed: Head,
+    /// The head of the checkpoint that was kept elsewhere: the entries lead to it too.
+    pub kept: Option<Head>,
+    /// How many stored tiles were compared.
+    pub tiles: u64,
+    /// Intents without an outcome: sequence number and request.
+    pub open: Vec<(u64, RequestId)>,
+}
+
+impl Report {
+    /// How many entries came after the newest checkpoint: nothing proves them yet.
+    #[must_use]
+    pub fn uncovered(&self) -> u64 {
+        self.entries.saturating_sub(self.signed.size)
+    }
+}
+
+/// Verifies a ledger, beside a running process or without one. `progress` hears how many entries of how many are done.
+///
+/// # Errors
+/// [`OpenError::Damaged`] names the first thing that is bad. Otherwise the ledger cannot be read, or nothing of it
+/// has been signed yet.
+pub fn verify<L: Reader + ProofReader>(
+    ledger: &L,
+    key: &VerifyingKey,
+    kept: Option<&Kept>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Report, OpenError> {
+    // In this order: what is signed now is there when the length is read.
+    let note = ledger.checkpoint()?;
+    let length = ledger.length()?;
+    let stored = note.map(|note| open(&note, key, "the stored checkpoint")).transpose()?;
+    let kept = kept.map(|kept| open(&kept.note, key, &kept.place)).transpose()?;
+    let mut heads: Vec<(Head, &str)> = stored.iter().chain(&kept).map(|(head, place)| (*head, *place)).collect();
+    heads.sort_by_key(|(head, _)| std::cmp::Reverse(head.size));
+    let signed = stored.map(|(head, _)| head);
+    let mut walk =
+        Walk { ledger, signed, heads, tree: Tree::new(), order: Order::default(), row: Vec::new(), tiles: 0 };
+    walk.compare_heads()?;
+    let mut next = 0;
+    while next < length {
+        let until = length.min(next + READ_AT_MOST);
+        for (seq, bytes) in ledger.read(next, until)? {
+            walk.see(seq, &bytes)?;
+        }
+        if walk.tree.size() != until {
+            return Err(walk.missing());
+        }
+        next = until;
+        progress(next, length);
+    }
+    if let Some((head, place)) = walk.heads.last() {
+        return Err(OpenError::Damaged(format!(
+            "{place} was signed for {} entries, but the ledger has {length}: entries were cut off, or an older copy \
+             was put in its place",
+            head.size
+        )));
+    }
+    let signed = signed.ok_or_else(|| {
+        OpenError::Unusable(
+            "the entries are in order, but nothing proves them: none has been signed yet; `serve` signs them"
+                .to_owned(),
+        )
+    })?;
+    let kept = kept.map(|(head, _)| head);
+    let Walk { tiles, order, .. } = walk;
+    Ok(Report { origin: key.origin().clone(), entries: length, signed, kept, tiles, open: order.open() })
+}
+
+fn open<'a>(note: &str, key: &VerifyingKey, place: &'a str) -> Result<(Head, &'a str), OpenError> {
+    let checkpoint = Checkpoint::verify(note, key).map_err(|fault| OpenError::Damaged(format!("{place}: {fault}")))?;
+    Ok((*checkpoint.head(), place))
+}
+
+struct Walk<'a, L> {
+    ledger: &'a L,
+    /// The stored checkpoint's head: the stored tiles are those of its tree.
+    signed: Option<Head>,
+    /// Signed heads that were not reached yet, the smallest last.
+    heads: Vec<(Head, &'a str)>,
+    tree: Tree,
+    order: Order,
+    /// The stored hashes of the entries around the next one.
+    row: Vec<Hash>,
+    tiles: u64,
+}
+
+impl<L: Reader + ProofReader> Walk<'_, L> {
+    fn missing(&self) -> OpenError {
+        OpenError::Damaged(format!("entry {} is missing", self.tree.size()))
+    }
+
+    /// Takes in the next entry.
+    fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), OpenError> {
+        if seq != self.tree.size() {
+            return Err(self.missing());
+        }
+        let leaf = leaf_hash(bytes);
+        let formal = self.order.see(seq, bytes);
+        let stored = self.stored_leaf(seq)?;
+        let foreign = stored.filter(|stored| *stored != leaf).map(|stored| self.blame(seq, &leaf, &stored));
+        let words = match (formal, foreign) {
+            (Ok(()), None) => None,
+            (Ok(()), Some(foreign)) => Some(foreign),
+            (Err(formal), None) => Some(formal),
+            (Err(formal), Some(foreign)) => Some(format!("{formal}; it {foreign}")),
+        };
+        if let Some(words) = words {
+            return Err(OpenError::Damaged(format!("entry {seq} {words}")));
+        }
+        for made in self.tree.append(leaf) {
+            self.compare(&made)?;
+        }
+        if self.signed.is_some_and(|head| head.size == self.tree.size()) {
+            for made in self.tree.edge() {
+                self.compare(&made)?;
+            }
+        }
+        self.compare_heads()
+    }
+
+    /// The hash that the tree has of this entry, where the checkpoint covers it.
+    fn stored_leaf(&mut self, seq: u64) -> Result<Option<Hash>, OpenError> {
+        let Some(size) = self.signed.map(|head| head.size).filter(|size| seq < *size) else { return Ok(None) };
+        let width = u64::from(TILE_WIDTH);
+        if seq.is_multiple_of(width) {
+            self.row = match Tile::in_tree(0, seq / width, size) {
+                Some(tile) => self.ledger.hashes(tile)?,
+                None => Vec::new(),
+            };
+            self.tiles += 1;
+        }
+        let hash = usize::try_from(seq % width).ok().and_then(|at| self.row.get(at)).copied();
+        hash.map(Some).ok_or_else(|| OpenError::Damaged(format!("entry {seq} has no hash in the tree")))
+    }
+
+    /// What was changed, where an entry and its stored hash differ.
+    fn blame(&self, seq: u64, leaf: &Hash, stored: &Hash) -> String {
+        let head = self.signed.unwrap_or_else(|| self.tree.head());
+        let path = Prover::new(self.ledger, head.size).and_then(|mut prover| prover.inclusion(seq));
+        let leads = |hash| path.as_ref().is_ok_and(|path| includes(hash, seq, path, head.size, &head.root));
+        if leads(stored) {
+            "was changed: its bytes are not those that were signed".to_owned()
+        } else if leads(leaf) {
+            "is the one that was signed, but its hash in the tree was changed".to_owned()
+        } else {
+            "does not fit its hash in the tree, and the tree does not lead to the signed root: more than one of them \
+             was changed"
+                .to_owned()
+        }
+    }
+
+    /// Holds a tile above the leaves against the stored one, where the checkpoint covers it.
+    fn compare(&mut self, made: &TileData) -> Result<(), OpenError> {
+        let tile = made.tile;
+        if tile.level() == 0 || !self.signed.is_some_and(|head| tile.is_covered_by(head.size)) {
+            return Ok(());
+        }
+        let (made, stored) = (tile.decode(&made.bytes).unwrap_or_default(), self.ledger.hashes(tile)?);
+        self.tiles += 1;
+        let differs = (0_u64..).zip(made.iter().zip(&stored)).find(|(_, (made, stored))| made != stored);
+        if made.len() == stored.len() && differs.is_none() {
+            return Ok(());
+        }
+        let at = differs.map_or(0, |(at, _)| at) + tile.index() * u64::from(TILE_WIDTH);
+        let (first, last) = (at << (8 * u32::from(tile.level())), (at + 1) << (8 * u32::from(tile.level())));
+        Err(OpenError::Damaged(format!(
+            "entries {first} to {} do not lead to their hash in {tile}: that hash was changed, or some of them \
+             together with their own",
+            last.saturating_sub(1)
+        )))
+    }
+
+    /// Compares the root with the heads that were signed for as many entries.
+    fn compare_heads(&mut self) -> Result<(), OpenError> {
+        while let Some((head, place)) = self.heads.pop_if(|(head, _)| head.size == self.tree.size()) {
+            let root = self.tree.root();
+            if root != head.root {
+                return Err(OpenError::Damaged(format!(
+                    "the first {} entries have the root {root}, but {place} was signed for the root {}: some of them \
+                     were changed together with their hashes, or removed",
+                    head.size, head.root
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! What an entry must be by itself and behind those before it: numbered, dated, of a known kind, paired.
+
+use crate::clock::Timestamp;
+use crate::id::RequestId;
+use crate::ledger::glance::Text;
+use std::collections::HashMap;
+
+const VERSION: u64 = 1;
+const LONGEST: usize = 65_535;
+/// How every time is spelt; a 0 stands for any digit. So texts compare as times do.
+const TIME: &[u8] = b"0000-00-00T00:00:00.000000Z";
+/// Up to the second.
+const SECOND: usize = 19;
+
+/// The members that are looked at, borrowed from the entry's bytes.
+#[derive(serde::Deserialize)]
+struct Members<'a> {
+    v: u64,
+    seq: u64,
+    #[serde(borrow)]
+    time: Text<'a>,
+    #[serde(borrow)]
+    kind: Text<'a>,
+    #[serde(borrow, default)]
+    request_id: Text<'a>,
+    #[serde(borrow, default)]
+    outcome: Text<'a>,
+    #[serde(borrow, default)]
+    resolution: Text<'a>,
+}
+
+/// What the entries so far mean for the next one.
+#[derive(Default)]
+pub(super) struct Order {
+    time: String,
+    open: HashMap<RequestId, u64>,
+    /// Outcomes that are `unknown` and have no resolution.
+    unknown: HashMap<RequestId, u64>,
+}
+
+impl Order {
+    /// Takes the next entry in, or says what it is or does instead of what it should.
+    pub(super) fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), String> {
+        if bytes.len() > LONGEST {
+            return Err(format!("has {} bytes; {LONGEST} is the most", bytes.len()));
+        }
+        let entry: Members<'_> = serde_json::from_slice(bytes).map_err(|e| format!("cannot be read: {e}"))?;
+        if entry.seq != seq {
+            return Err(format!("says that it is entry {}", entry.seq));
+        }
+        if entry.v != VERSION {
+            return Err(format!("is of version {}; this program knows version {VERSION}", entry.v));
+        }
+        self.see_time(&entry.time)?;
+        self.pair(seq, &entry)
+    }
+
+    fn see_time(&mut self, time: &str) -> Result<(), String> {
+        let (is, was) = (time.as_bytes(), self.time.as_bytes());
+        let fits = |(is, form): (&u8, &u8)| if *form == b'0' { is.is_ascii_digit() } else { is == form };
+        let spelt = is.len() == TIME.len() && is.iter().zip(TIME).all(fits);
+        if !spelt || (is.get(..SECOND) != was.get(..SECOND) && Timestamp::parse(time).is_none()) {
+            return Err(format!("has a time that is none, `{}`", time.escape_debug()));
+        }
+        if is < was {
+            return Err(format!("has the time {time}, and the one before it the later {}", self.time));
+        }
+        self.time.clear();
+        self.time.push_str(time);
+        Ok(())
+    }
+
+    fn pair(&mut self, seq: u64, entry: &Members<'_>) -> Result<(), String> {
+        let id = || RequestId::parse(&entry.request_id).ok_or_else(|| "has no request id".to_owned());
+        match &*entry.kind {
+            "intent" => match self.open.insert(id()?, seq) {
+                None => Ok(()),
+                Some(first) => {
+                    Err(format!("is a second intent of request {}, after entry {first}", &*entry.request_id))
+                }
+            },
+            "outcome" => {
+                let id = id()?;
+                if self.open.remove(&id).is_none() {
+                    return Err(format!("is an outcome of request {id}, of which no intent is open"));
+                }
+                match &*entry.outcome {
+                    "unknown" => {
+                        self.unknown.insert(id, seq);
+                        Ok(())
+                    }
+                    "deleted" | "refused" | "not-sent" => Ok(()),
+                    other => Err(format!("has an outcome that is none, `{}`", other.escape_debug())),
+                }
+            }
+            "resolution" => {
+                let id = id()?;
+                if self.unknown.remove(&id).is_none() {
+                    return Err(format!("is a resolution of request {id}, of which no unknown outcome waits for one"));
+                }
+                match &*entry.resolution {
+                    "absent" | "present" | "indeterminate" => Ok(()),
+                    other => Err(format!("has a resolution that is none, `{}`", other.escape_debug())),
+                }
+            }
+            "refusal" | "refusals-suppressed" | "dry-run" | "policy" | "start" | "stop" | "gap" => Ok(()),
+            other => Err(format!("is of a kind that this program does not know, `{}`", other.escape_debug())),
+        }
+    }
+
+    /// Intents without an outcome, ascending.
+    pub(super) fn open(&self) -> Vec<(u64, RequestId)> {
+        let mut open: Vec<_> = self.open.iter().map(|(id, seq)| (*seq, *id)).collect();
+        open.sort_unstable();
+        open
+    }
+}
