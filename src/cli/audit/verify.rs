@@ -174,9 +174,9 @@ fn table(
         count => format!("{count}: whole and in order, but not yet covered by a checkpoint"),
     };
     let key = if kept_elsewhere {
-        format!("{key}, as given")
+        format!("{key}\nas given")
     } else {
-        format!("{key}, from the ledger's own folder; --vkey with one from elsewhere would show another in its place")
+        format!("{key}\nfrom the ledger's own folder; --vkey with one from elsewhere would show another in its place")
     };
     let rows = [
         ("log", report.origin.to_string()),
