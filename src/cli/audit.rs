@@ -18,7 +18,7 @@ use crate::config::{self, file};
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::sqlite::SqliteReader;
-pub(super) use search::{COLUMNS, cells};
+pub(super) use search::table;
 use std::path::{Path, PathBuf};
 
 /// A key's line is far shorter.

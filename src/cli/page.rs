@@ -64,18 +64,23 @@ impl Progress {
 /// A table for people.
 pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(head.to_vec());
     for row in rows {
         table.add_row(row.iter().map(|cell| shown(cell)));
     }
     // An id that is broken over two lines cannot be copied.
-    for (index, _) in head.iter().enumerate().filter(|(_, name)| **name == "request id") {
+    for (index, _) in head.iter().enumerate().filter(|(_, name)| matches!(**name, "request id" | "group")) {
         if let Some(column) = table.column_mut(index) {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
     }
     table
+}
+
+/// How many columns the terminal has; `None`: it is none, and nothing has to fit.
+pub(super) fn width() -> Option<u16> {
+    Table::new().width()
 }
 
 /// Reports all faults of a configuration.

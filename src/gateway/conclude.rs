@@ -58,7 +58,8 @@ pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> C
     let status = provider_status(&result);
     let outcome = Outcome { request_id: recorded.request_id(), outcome: end, status, code, sent };
     // The record goes on where this ends. The caller does not wait for it longer than it waits for us.
-    let recording = tokio::time::timeout_at((deadline + LAST_PATIENCE).into(), ledger.conclude(recorded, outcome));
+    let recording =
+        tokio::time::timeout_at((started.max(deadline) + LAST_PATIENCE).into(), ledger.conclude(recorded, outcome));
     let unrecorded = !matches!(recording.await, Ok(Ok(())));
     drop(slot);
     trace.mark("conclude", started);

@@ -49,11 +49,33 @@ pub(in crate::cli) struct Options {
 }
 
 /// The columns of a table of requests.
-pub(in crate::cli) const COLUMNS: [&str; 8] =
-    ["seq", "time", "caller", "session", "group", "outcome", "why", "request id"];
+const COLUMNS: [&str; 8] = ["seq", "time", "caller", "session", "group", "outcome", "why", "request id"];
+
+/// A terminal that is narrower than this has no room for request ids.
+const WIDE: u16 = 150;
+
+/// Requests as a table. Without room for their ids it says how to get on without.
+pub(in crate::cli) fn table(rows: Vec<Row>) -> String {
+    if rows.is_empty() {
+        return "nothing found".to_owned();
+    }
+    let wide = page::width().is_none_or(|width| width >= WIDE);
+    let columns = COLUMNS.get(..if wide { COLUMNS.len() } else { COLUMNS.len() - 1 }).unwrap_or(&COLUMNS);
+    let cells = rows.into_iter().map(|row| {
+        let mut cells = cells(row);
+        cells.truncate(columns.len());
+        cells
+    });
+    let table = page::table(columns, cells);
+    if wide {
+        table.to_string()
+    } else {
+        format!("{table}\n`audit show SEQ` shows a request by the number of its first entry, with its id")
+    }
+}
 
 /// A request as a row of that table.
-pub(in crate::cli) fn cells(row: Row) -> Vec<String> {
+fn cells(row: Row) -> Vec<String> {
     let status = row.status.map(|status| status.to_string()).unwrap_or_default();
     let why = if row.code.is_empty() { row.rule } else { format!("{} {}", status, row.code).trim().to_owned() };
     let time = row.time.get(..19).unwrap_or(&row.time).replace('T', " ");
@@ -88,7 +110,7 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
     if options.common.json {
         page::json_lines(found.rows);
     } else {
-        page::line(page::table(&COLUMNS, found.rows.into_iter().map(cells)));
+        page::line(table(found.rows));
         if let Some(next) = found.next {
             page::complain(format_args!("there may be more: --before {next}"));
         }

@@ -10,13 +10,24 @@ use crate::ledger::{OpenError, Reader};
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     pub(super) common: Common,
-    /// The X-Request-Id of its answer
-    request_id: String,
+    /// The X-Request-Id of its answer, or the number of one of its entries
+    request: String,
+}
+
+/// The request that is meant: by its id, or by an entry of it.
+fn meant(text: &str, ledger: &dyn Reader) -> Result<String, OpenError> {
+    if let Some(id) = RequestId::parse(text) {
+        return Ok(id.to_string());
+    }
+    let Ok(seq) = text.parse::<u64>() else { return Ok(text.to_owned()) };
+    let entries = ledger.read(seq, seq.saturating_add(1))?;
+    let Some((seq, bytes)) = entries.first() else { return Ok(text.to_owned()) };
+    let entry = decode(*seq, bytes)?;
+    Ok(entry.get("request_id").and_then(|id| id.as_str()).unwrap_or(text).to_owned())
 }
 
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
-    let canonical = RequestId::parse(&options.request_id).map(|id| id.to_string());
-    let entries = ledger.request(canonical.as_ref().unwrap_or(&options.request_id))?;
+    let entries = ledger.request(&meant(&options.request, ledger)?)?;
     for (seq, bytes) in &entries {
         let entry = decode(*seq, bytes)?;
         if options.common.json {
@@ -33,7 +44,7 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
     }
     if entries.is_empty() {
         page::complain(
-            "no entry has this request id; a refusal that was only counted has none (audit export shows the counts)",
+            "no entry has this request id or number; a refusal that was only counted has none (audit export shows the counts)",
         );
         return Ok(Exit::No);
     }

@@ -1,9 +1,9 @@
 //! The demo's folder and processes. They end with it, whatever happens.
 
 use crate::identity::hex;
-use crate::ledger::Reader;
 use crate::ledger::search::{Query, Row};
 use crate::ledger::sqlite::SqliteReader;
+use crate::ledger::{ProofReader, Reader};
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -134,6 +134,32 @@ impl Stage {
         rows
     }
 
+    /// Whether `audit verify` finds everything as it was signed, and what it says. It waits for the checkpoint that
+    /// covers what the demo has done, which comes within a second or so.
+    pub(super) fn verified(&self) -> (bool, String) {
+        let covered = || {
+            let ledger = SqliteReader::open(&self.folder.join("ledger")).ok()?;
+            let size: u64 = ledger.checkpoint().ok()??.lines().nth(1)?.parse().ok()?;
+            Some(size >= ledger.length().ok()?)
+        };
+        for _ in 0..100 {
+            if covered() == Some(true) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let config = self.folder.join("gateway.toml");
+        let asked = std::env::current_exe().ok().map(|binary| {
+            Command::new(binary).args(["audit", "verify", "--config"]).arg(config).stderr(Stdio::null()).output()
+        });
+        match asked {
+            Some(Ok(output)) => {
+                (output.status.success(), String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+            }
+            _ => (false, "`audit verify` could not be started".to_owned()),
+        }
+    }
+
     pub(super) fn next_steps(&self) -> String {
         let (gateway, ops, config) = (self.gateway, &self.ops, self.folder.join("gateway.toml").display().to_string());
         let binary =
@@ -143,7 +169,8 @@ impl Stage {
              curl -i -X DELETE -H 'Authorization: Bearer {MODERATION}' http://{gateway}/sess1/groups/120363000000000005@g.us/picture\n  \
              curl -s http://{ops}/readyz ; curl -s http://{ops}/metrics\n  \
              {binary} audit tail -f --config {config}\n  \
-             {binary} audit show REQUEST_ID --config {config}\n  \
+             {binary} audit show 2 --config {config}\n  \
+             {binary} audit verify --config {config}\n  \
              {binary} explain --caller moderation --session sess2 --group 1@g.us --config {config}\n\
              Then the README: put it in front of your service."
         )
