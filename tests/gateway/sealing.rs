@@ -144,3 +144,28 @@ fn sql(file: &Path, sql: &str) {
     let done = std::process::Command::new("python3").args(["-c", script]).arg(file).arg(sql).status();
     assert!(done.unwrap().success());
 }
+
+#[test]
+fn verify_holds_the_ledger_against_the_copy_elsewhere_without_being_asked() {
+    let provider = Provider::start();
+    let (mut gateway, copy) = sealed(&provider);
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert!(gateway.stop().success());
+    let ledger = gateway.folder.path().join("ledger");
+    let verify = || {
+        let output = command(&["audit", "verify"], &gateway.config());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = verify();
+    assert!(code == Some(0) && said.contains(&copy.display().to_string()), "{said}");
+    let older = gateway.folder.path().join("older");
+    copy_folder(&ledger, &older);
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    let mut again = Gateway::in_folder(Arc::clone(&gateway.folder), &text, &[]);
+    assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200);
+    assert!(again.stop().success());
+    std::fs::remove_dir_all(&ledger).unwrap();
+    copy_folder(&older, &ledger);
+    let (code, said) = verify();
+    assert!(code == Some(74), "{said}");
+}

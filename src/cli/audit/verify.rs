@@ -1,6 +1,6 @@
 //! `audit verify`: holds the whole ledger against what proves it, or one receipt against a key.
 
-use super::{folder, key_of};
+use super::{key_of, section};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::config::file;
@@ -24,7 +24,7 @@ pub(in crate::cli) struct Options {
     /// Print JSON, one object
     #[arg(long)]
     json: bool,
-    /// A checkpoint that was kept elsewhere, such as what `ledger.checkpoint_copy` names: shows a rollback
+    /// A checkpoint that was kept elsewhere: shows a rollback. Without it, what `ledger.checkpoint_copy` names
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// The verification key, or a file with it, as it was kept elsewhere; without it, the one in the ledger's folder
@@ -96,18 +96,21 @@ fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
 }
 
 fn whole(options: &Options, config: &Path, key: Option<VerifyingKey>) -> Exit {
-    let folder = match folder(config) {
-        Ok(folder) => folder,
+    let section = match section(config) {
+        Ok(section) => section,
         Err(exit) => return exit,
     };
+    // The copy that serve keeps elsewhere is held against the ledger without being asked for.
+    let copy = section.checkpoint_copy.filter(|file| file.exists());
+    let checkpoint = options.checkpoint.clone().or(copy);
     let kept_elsewhere = key.is_some();
     let verified = || -> Result<(VerifyingKey, Report), OpenError> {
         // Read first: the ledger only grows.
-        let kept = options.checkpoint.as_deref().map(|file| -> Result<Kept, OpenError> {
+        let kept = checkpoint.as_deref().map(|file| -> Result<Kept, OpenError> {
             Ok(Kept { place: file.display().to_string(), note: read_text(file)? })
         });
         let kept = kept.transpose()?;
-        let ledger = SqliteReader::open(&folder)?;
+        let ledger = SqliteReader::open(&section.path)?;
         let key = key.map_or_else(|| ledger.verifying_key(), Ok)?;
         let mut progress = page::Progress::new();
         let report = verify(&ledger, &key, kept.as_ref(), |done, all| progress.tick(done, all))?;
@@ -120,8 +123,7 @@ fn whole(options: &Options, config: &Path, key: Option<VerifyingKey>) -> Exit {
             if options.json {
                 page::line(json(&key, &report, seconds));
             } else {
-                let place = options.checkpoint.as_deref();
-                page::line(table(&key, kept_elsewhere, &report, place, seconds));
+                page::line(table(&key, kept_elsewhere, &report, checkpoint.as_deref(), seconds));
             }
             Exit::Done
         }
