@@ -40,7 +40,7 @@ pub(super) fn run(file: &Path) -> Exit {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    process::keep_memory_private();
+    process::keep_to_ourselves();
     #[cfg(debug_assertions)]
     crate::failpoint::arm(loaded.failpoints);
     let runtimes = process::operators_runtime()

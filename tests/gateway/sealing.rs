@@ -3,6 +3,7 @@
 use crate::provider::Provider;
 use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{delete, get};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,8 +46,12 @@ fn a_checkpoint_follows_the_commits_within_a_second_or_so_and_covers_all_at_the_
     assert!(gateway.stop().success());
     let note = std::fs::read_to_string(&copy).unwrap();
     assert_eq!(head(&note), ("gateway.example/log".to_owned(), gateway.entries().len() as u64));
-    let key = gateway.folder.path().join("ledger/signing-key");
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(key).unwrap().permissions()) & 0o777, 0o600);
+    let mode = |file: &Path| std::fs::metadata(file).unwrap().permissions().mode() & 0o777;
+    let ledger = gateway.folder.path().join("ledger");
+    for file in ["signing-key", "ledger.db", "tree.db", "search.db"] {
+        assert_eq!(mode(&ledger.join(file)), 0o600, "{file} is for its user alone");
+    }
+    assert_eq!((mode(&ledger), mode(&copy)), (0o700, 0o644), "the folder is, too; the copy is for those who compare");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! thread for the operators' port.
 
 use crate::config;
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
 use tokio::runtime::Handle;
 
 /// For the operators' port, the ledger, the log, and files that a reload reads.
@@ -10,8 +11,9 @@ const KEPT: u64 = 192;
 const CONNECTIONS_AT_LEAST: u64 = 16;
 
 /// The provider's key is in this memory: no core dumps of it, and no debugger of the same user (`prctl(2)`,
-/// `PR_SET_DUMPABLE`).
-pub(super) fn keep_memory_private() {
+/// `PR_SET_DUMPABLE`). What is written is for this user alone: group ids of the old form hold phone numbers.
+pub(super) fn keep_to_ourselves() {
+    umask(Mode::from_raw_mode(0o077));
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the process could not be made undumpable");
     }
@@ -74,7 +76,7 @@ fn raised(needed: u64) -> u64 {
 mod tests {
     #[test]
     fn the_memory_that_holds_the_key_is_not_dumped() {
-        super::keep_memory_private();
+        super::keep_to_ourselves();
         let is = rustix::process::dumpable_behavior().unwrap();
         assert_eq!(is, rustix::process::DumpableBehavior::NotDumpable);
     }

@@ -13,9 +13,9 @@ use crate::ledger::checkpoint::note::{SigningKey, VerifyingKey};
 use crate::ledger::checkpoint::{self, Checkpoint};
 use crate::ledger::tree::proof::Prover;
 use crate::ledger::tree::{Head, TileData, Tree, empty_root, leaf_hash};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -246,6 +246,8 @@ fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     let _ = std::fs::remove_file(&new);
     let mut written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
     written.write_all(bytes)?;
+    // Whatever the process's umask takes away.
+    written.set_permissions(Permissions::from_mode(mode))?;
     written.sync_all()?;
     std::fs::rename(&new, file)?;
     File::open(folder)?.sync_all()
