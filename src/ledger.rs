@@ -179,7 +179,7 @@ pub enum Health {
 }
 
 /// Why a ledger cannot be opened or read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum OpenError {
     /// Another process writes to it; its id, where it is known.
     Held(Option<u32>),

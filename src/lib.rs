@@ -10,6 +10,7 @@ pub mod head;
 pub mod id;
 pub mod identity;
 pub mod ledger;
+pub mod plain;
 pub mod policy;
 pub mod problem;
 pub mod rate;

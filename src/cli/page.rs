@@ -5,6 +5,7 @@ use super::Exit;
 use crate::clock::{Moment, moment, since};
 use crate::config::Fault;
 use crate::ledger::OpenError;
+use crate::plain::is_invisible;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
@@ -19,7 +20,7 @@ pub(super) fn line(text: impl Display) -> bool {
 
 /// A text for a terminal: what would move the cursor or colour the screen is written out.
 pub(super) fn shown(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
+    let shown = |c: char| if is_invisible(c) && c != '\n' { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(shown).collect()
 }
 

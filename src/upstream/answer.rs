@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::config::Confirm;
 use crate::error::Failed;
+use crate::plain::is_invisible;
 use bytes::Bytes;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
@@ -89,12 +90,6 @@ struct Yes {
 
 fn says_success(body: &[u8]) -> bool {
     serde_json::from_slice::<Yes>(body).is_ok_and(|yes| yes.success)
-}
-
-/// Characters that change how the text around them is shown, and are not shown themselves.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// The provider's words, as plain text.

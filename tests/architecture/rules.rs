@@ -25,7 +25,7 @@ impl fmt::Display for Finding {
 
 /// The layers, lowest first. A module imports from layers below its own, and nothing else but [`SIDEWAYS`].
 pub(crate) const LAYERS: &[&[&str]] = &[
-    &["id", "secret", "clock", "head", "failpoint"],
+    &["id", "secret", "clock", "head", "failpoint", "plain"],
     &["error", "problem", "config", "telemetry", "tasks"],
     &["identity", "policy", "rate", "ledger", "upstream"],
     &["gateway", "resolver"],

@@ -123,7 +123,7 @@ fn a_silent_provider_is_waited_for_until_the_budget_is_spent() {
     let provider = Provider::start();
     let gateway = Gateway::with(&configuration(
         &provider.url(),
-        &[("upstream", "timeout_ms = 2500")],
+        &[("upstream", "timeout_ms = 4000")],
         &caller("moderation", TOKEN, ""),
     ));
     provider.next(Reply::Silent);

@@ -174,3 +174,57 @@ fn verify_holds_the_ledger_against_the_copy_elsewhere_without_being_asked() {
     let (code, said) = verify();
     assert!(code == Some(74), "{said}");
 }
+
+#[test]
+fn over_a_hole_nothing_is_signed_and_readiness_says_so() {
+    let provider = Provider::start();
+    for _ in 0..20 {
+        let (mut gateway, copy) = sealed(&provider);
+        eventually("the start is signed", || copy.exists());
+        for _ in 0..3 {
+            assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+        }
+        gateway.kill();
+        let (length, covered) = (gateway.entries().len() as u64, head(&std::fs::read_to_string(&copy).unwrap()).1);
+        if length < covered + 3 {
+            continue; // It was signed just before the end.
+        }
+        let gone = length - 2;
+        sql(&gateway.folder.path().join("ledger/ledger.db"), &format!("DELETE FROM entry WHERE seq = {gone}"));
+        let text = std::fs::read_to_string(gateway.config()).unwrap();
+        let again = Gateway::in_folder(Arc::clone(&gateway.folder), &text, &[]);
+        eventually("readiness says so", || get(again.ops, "/readyz").body.contains("ledger-not-signed"));
+        eventually("the log names it", || again.log().contains(&format!("entry {gone} is missing")));
+        assert!(head(&std::fs::read_to_string(&copy).unwrap()).1 <= gone);
+        return;
+    }
+    panic!("each time everything was signed before the end");
+}
+
+#[test]
+fn a_folder_in_which_somebody_laid_hands_on_what_keeps_the_tree_is_not_believed() {
+    let provider = Provider::start();
+    for (file, harm, words) in [
+        (
+            "tree.db",
+            "CREATE TRIGGER t BEFORE INSERT ON signed BEGIN SELECT RAISE(IGNORE); END",
+            "holds more than a tree",
+        ),
+        ("ledger.db", "INSERT INTO entry VALUES (-5, x'00')", "they begin at 0"),
+        ("ledger.db", "INSERT INTO entry VALUES (9223372036854775807, x'00')", "they begin at 0"),
+        ("ledger.db", "INSERT INTO in_flight VALUES (1, '01a20f63-5b69-73a6-9187-0d839913794d')", "is no such intent"),
+        ("ledger.db", "INSERT INTO in_flight VALUES (99, '01a20f63-5b69-73a6-9187-0d839913794d')", "is no such intent"),
+    ] {
+        let (mut gateway, _) = sealed(&provider);
+        assert!(gateway.stop().success());
+        sql(&gateway.folder.path().join("ledger").join(file), harm);
+        let output = restart(&gateway);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(74) && said.contains(words), "{harm}: {said}");
+    }
+    let (gateway, copy) = sealed(&provider);
+    eventually("the start is signed", || copy.exists());
+    std::fs::remove_file(gateway.folder.path().join("ledger/tree.db")).unwrap();
+    eventually("readiness says so", || get(gateway.ops, "/readyz").body.contains("ledger-not-signed"));
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200, "deletions are recorded all the same");
+}

@@ -132,6 +132,22 @@ pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
     open().map_err(|e| unusable(folder, "cannot be read", &e))
 }
 
+/// Whether the numbers of the entries begin at 0 and leave room: rows outside are nobody's that we know.
+pub(super) fn check_ends(db: &Connection) -> Result<(), OpenError> {
+    let ends: rusqlite::Result<(Option<i64>, Option<i64>)> =
+        db.query_row("SELECT (SELECT min(seq) FROM entry), (SELECT max(seq) FROM entry)", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        });
+    match ends {
+        Ok((None, _) | (_, None)) => Ok(()),
+        Ok((Some(0), Some(last))) if last < i64::MAX / 2 => Ok(()),
+        Ok((Some(first), Some(last))) => {
+            Err(OpenError::Damaged(format!("the ledger's entries go from {first} to {last}; they begin at 0")))
+        }
+        Err(e) => Err(OpenError::Damaged(format!("the ledger cannot be read: {e}"))),
+    }
+}
+
 /// The number of entries. They are numbered from 0 without a gap, so the last number says it.
 pub(super) fn length(db: &Connection) -> Result<u64, OpenError> {
     let last: rusqlite::Result<Option<i64>> = db.query_row("SELECT max(seq) FROM entry", [], |row| row.get(0));

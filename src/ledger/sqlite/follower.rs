@@ -219,22 +219,30 @@ impl Follower {
         positions.dedup();
         let mut moved = false;
         for first in positions {
-            let read = database::read(&self.db, first, length.min(first + BATCH));
-            let entries: Result<Vec<Vec<u8>>, OpenError> =
-                read.map(|rows| rows.into_iter().map(|(_, bytes)| bytes).collect());
+            let entries = self.read(first, length.min(first + BATCH));
             for following in &mut self.following {
                 if following.is_set_aside() || following.follow.next() != first {
                     continue;
                 }
                 let taken = match &entries {
                     Ok(entries) => following.follow.take(first, entries),
-                    Err(error) => Err(OpenError::Unusable(error.to_string())),
+                    Err(error) => Err(error.clone()),
                 };
                 moved |= taken.is_ok() && following.follow.next() > first;
                 following.ended(Call::Take, taken, &self.metrics, &self.progress);
             }
         }
         moved
+    }
+
+    /// Committed entries, each in its place: over a hole nothing is signed.
+    fn read(&self, from: u64, until: u64) -> Result<Vec<Vec<u8>>, OpenError> {
+        let rows = database::read(&self.db, from, until)?;
+        let mut places = (from..until).zip(rows.iter().map(|(seq, _)| Some(*seq)).chain(std::iter::repeat(None)));
+        match places.find(|(place, seq)| *seq != Some(*place)) {
+            Some((place, _)) => Err(OpenError::Damaged(format!("entry {place} is missing: somebody has removed it"))),
+            None => Ok(rows.into_iter().map(|(_, bytes)| bytes).collect()),
+        }
     }
 
     fn rest(&mut self, ended: bool) {

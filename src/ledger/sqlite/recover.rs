@@ -25,14 +25,12 @@ impl Writer {
             }
         };
         self.unresolved = unresolved::count(&self.db).map_err(failed)?;
-        let open = database::in_flight(&self.db).map_err(failed)?;
+        let open = self.open_intents()?;
         let unknown = open.len() as u64;
         let first = || -> rusqlite::Result<()> {
             database::begin(&self.db)?;
             for (seq, request_id) in open {
-                if let Some(request_id) = RequestId::parse(&request_id) {
-                    self.conclude(seq, &Body::Outcome(Outcome::unknown(request_id)))?;
-                }
+                self.conclude(seq, &Body::Outcome(Outcome::unknown(request_id)))?;
             }
             if !clean {
                 self.append(&Body::Gap { reason: GAP })?;
@@ -44,6 +42,25 @@ impl Writer {
         first().map_err(failed)?;
         failpoint::hit("recovery-after-commit");
         Ok(Recovered { unknown })
+    }
+}
+
+impl Writer {
+    /// The intents without an outcome. Each has to be one: what is concluded here cannot be taken back.
+    fn open_intents(&self) -> Result<Vec<(u64, RequestId)>, OpenError> {
+        let damaged =
+            |seq: u64| OpenError::Damaged(format!("entry {seq} is said to be in flight, but is no such intent"));
+        let rows = database::in_flight(&self.db);
+        let rows = rows.map_err(|e| OpenError::Damaged(format!("the intents in flight cannot be read: {e}")))?;
+        let mut open = Vec::with_capacity(rows.len());
+        for (seq, request_id) in rows {
+            let bytes = database::entry(&self.db, seq)?.ok_or_else(|| damaged(seq))?;
+            let entry: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| damaged(seq))?;
+            let is = |member: &str, value: &str| entry.get(member).is_some_and(|is| is == value);
+            let known = RequestId::parse(&request_id).filter(|_| is("kind", "intent") && is("request_id", &request_id));
+            open.push((seq, known.ok_or_else(|| damaged(seq))?));
+        }
+        Ok(open)
     }
 }
 

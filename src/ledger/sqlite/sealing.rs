@@ -4,7 +4,7 @@
 //! refuses a ledger that is shorter than what was signed, here or in `checkpoint_copy`, or that hashes to another root.
 
 use super::follower::Follow;
-use super::tree_store::{TreeStore, shown};
+use super::tree_store::{FILE, TreeStore, shown};
 use crate::clock::{Moment, moment, since};
 use crate::config;
 use crate::id::Origin;
@@ -15,7 +15,7 @@ use crate::ledger::tree::proof::Prover;
 use crate::ledger::tree::{Head, TileData, Tree, empty_root, leaf_hash};
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ const NOTE_AT_MOST: u64 = 64 * 1024;
 /// Keeps tree and checkpoints.
 pub(super) struct Sealer {
     store: TreeStore,
+    /// Where the tree is, and which file that was when it was opened.
+    file: PathBuf,
+    identity: (u64, u64),
     key: SigningKey,
     verifying: VerifyingKey,
     copy: Option<PathBuf>,
@@ -52,7 +55,7 @@ impl Sealer {
     pub(super) fn open(config: &config::Ledger, length: u64) -> Result<Self, OpenError> {
         let mut store = TreeStore::open_to_write(&config.path)?;
         let stored = store.signed()?;
-        let key = signing_key(config, stored.is_some())?;
+        let (key, is_new) = signing_key(config, stored.is_some())?;
         let verifying = key.verifying_key();
         let stored = stored.map(|signed| signed.note);
         let copied = config.checkpoint_copy.as_deref().map(read_copy).transpose()?.flatten();
@@ -75,7 +78,15 @@ impl Sealer {
         let copied = head_of(copied, &place)?;
         let (tree, ahead) = match signed.map(|head| Tree::open(&store, &head)) {
             Some(Ok(tree)) => (tree, Vec::new()),
-            None => (Tree::new(), Vec::new()),
+            None => {
+                if length > 0 && !is_new {
+                    tracing::warn!(
+                        "the signing key is there, but nothing that it signed: tree.db was lost. The log is signed anew \
+                         from what the ledger holds now; compare it with a checkpoint that was kept elsewhere"
+                    );
+                }
+                (Tree::new(), Vec::new())
+            }
             Some(Err(fault)) => {
                 tracing::warn!(%fault, "the tree is built anew from the ledger");
                 store.forget_tiles()?;
@@ -83,8 +94,12 @@ impl Sealer {
             }
         };
         let signed = signed.unwrap_or(Head { size: 0, root: empty_root() });
+        let file = config.path.join(FILE);
+        let is = std::fs::metadata(&file).map_err(|e| OpenError::Unusable(format!("{}: {e}", file.display())))?;
         let mut sealer = Self {
             store,
+            file,
+            identity: (is.dev(), is.ino()),
             key,
             verifying,
             copy: config.checkpoint_copy.clone(),
@@ -134,6 +149,9 @@ impl Sealer {
             self.waiting = tiles;
         }
         saved?;
+        if self.store.signed()?.is_none_or(|signed| signed.note != note) {
+            return Err(OpenError::Damaged("tree.db does not hold what was just stored in it".to_owned()));
+        }
         (self.signed, self.signed_at, self.copy_is_behind) = (head, Some(moment()), self.copy.is_some());
         if self.logged_at.is_none_or(|logged| since(logged) >= LOG_EVERY) {
             tracing::info!(checkpoint = note, "checkpoint");
@@ -191,6 +209,12 @@ impl Follow for Sealer {
     }
 
     fn rest(&mut self, ended: bool) -> Result<(), OpenError> {
+        if std::fs::metadata(&self.file).map(|is| (is.dev(), is.ino())).ok() != Some(self.identity) {
+            return Err(OpenError::Damaged(format!(
+                "{} was removed or replaced while it was open",
+                self.file.display()
+            )));
+        }
         let due = ended || self.signed_at.is_none_or(|signed| since(signed) >= PAUSE);
         if due && self.ahead.is_empty() && self.tree.size() > self.signed.size {
             self.sign()?;
@@ -199,8 +223,8 @@ impl Follow for Sealer {
     }
 }
 
-/// The key, made at the first start. A log that has been signed with a key is not gone on with by another.
-fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<SigningKey, OpenError> {
+/// The key, made at the first start, and whether it was made now. A log that has been signed with a key is not gone on with by another.
+fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<(SigningKey, bool), OpenError> {
     let file = config.signing_key_file.clone().unwrap_or_else(|| config.path.join("signing-key"));
     let missing = !file.try_exists().unwrap_or(true);
     let key = match (missing, is_signed) {
@@ -220,7 +244,7 @@ fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<SigningKey, O
             file.display(),
             key.origin()
         ))),
-        _ => Ok(key),
+        _ => Ok((key, missing)),
     }
 }
 

@@ -44,7 +44,14 @@ impl TreeStore {
             db.busy_timeout(BUSY)?;
             let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
             let is = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-            if is != (0, 0) && is != (APPLICATION, VERSION) {
+            let mut statement = db.prepare("SELECT type, name FROM sqlite_schema")?;
+            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+            let schema: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
+            drop(statement);
+            // A trigger, say, could keep from being stored what was signed.
+            let strange =
+                schema.iter().any(|(kind, name)| kind != "table" || !["tile", "signed"].contains(&name.as_str()));
+            if strange || is != (APPLICATION, VERSION) && !(is == (0, 0) && schema.is_empty()) {
                 return Ok((db, false));
             }
             let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
@@ -60,7 +67,10 @@ impl TreeStore {
         };
         let (db, ours) = open().map_err(|e| failed(&e))?;
         if !ours {
-            let words = format!("{} is another program's database, or of a newer version", folder.join(FILE).display());
+            let words = format!(
+                "{} is not the tree of a ledger, is of a newer version, or holds more than a tree",
+                folder.join(FILE).display()
+            );
             return Err(OpenError::Damaged(words));
         }
         Ok(Self { db })

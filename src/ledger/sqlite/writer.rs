@@ -64,6 +64,7 @@ impl Writer {
     ) -> Result<(Self, Recovered), OpenError> {
         let mut lock = Lock::take(&config.path)?;
         let db = database::open_to_write(&config.path)?;
+        database::check_ends(&db)?;
         let next = database::length(&db)?;
         // Before anything is written: what was signed must be there.
         let sealer = Sealer::open(config, next)?;
