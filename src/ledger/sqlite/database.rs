@@ -58,13 +58,18 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     Ok(db)
 }
 
+/// What a database is made of: kind and name of each table, index, trigger and view.
+pub(super) fn contents(db: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
+    let mut statement = db.prepare("SELECT type, name FROM sqlite_schema")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
 /// What makes a database another one than a ledger that this version writes; only read, not touched.
 fn foreign(db: &Connection) -> rusqlite::Result<Option<String>> {
     let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
     let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-    let mut statement = db.prepare("SELECT type, name FROM sqlite_schema")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-    let schema: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
+    let schema = contents(db)?;
     if application != APPLICATION && !(application == 0 && schema.is_empty()) {
         return Ok(Some("is another program's database".to_owned()));
     }

@@ -1,6 +1,7 @@
 //! `tree.db`: the SQL of the tree. A row a tile, the newest signed checkpoint, and the key that verifies it; tiles and
 //! checkpoint change in one transaction, which is durable before anybody sees the checkpoint.
 
+use super::database;
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::tree::proof::Tiles;
@@ -44,10 +45,7 @@ impl TreeStore {
             db.busy_timeout(BUSY)?;
             let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
             let is = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-            let mut statement = db.prepare("SELECT type, name FROM sqlite_schema")?;
-            let rows = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
-            let schema: Vec<(String, String)> = rows.collect::<rusqlite::Result<_>>()?;
-            drop(statement);
+            let schema = database::contents(&db)?;
             // A trigger, say, could keep from being stored what was signed.
             let strange =
                 schema.iter().any(|(kind, name)| kind != "table" || !["tile", "signed"].contains(&name.as_str()));
