@@ -174,17 +174,37 @@ pub enum Body {
     },
 }
 
-/// The bytes of an entry: what is stored, exported and, later, hashed.
+/// A body as it stands in its entry, behind the members that every entry has. Whoever wants something recorded makes
+/// it, so that the one writer need not.
+#[derive(Debug, Clone)]
+pub struct Encoded(Vec<u8>);
+
+impl Encoded {
+    /// Encodes a body.
+    ///
+    /// # Errors
+    /// Never for the bodies above; the error is there because serialisation has one.
+    pub fn new(body: &Body) -> serde_json::Result<Self> {
+        let mut bytes = Vec::with_capacity(448);
+        serde_json::to_writer(&mut bytes, body)?;
+        Ok(Self(bytes))
+    }
+
+    /// Writes the bytes of an entry: what is stored, exported and hashed. `time` as [`Timestamp`] prints it.
+    pub fn write_entry(&self, to: &mut Vec<u8>, seq: u64, time: &str) {
+        let _ = write!(to, "{{\"v\":{VERSION},\"seq\":{seq},\"time\":\"{time}\",");
+        // A body is an object: its members come behind the common ones.
+        to.extend_from_slice(self.0.get(1..).unwrap_or_default());
+    }
+}
+
+/// The bytes of one entry.
 ///
 /// # Errors
-/// Never for the bodies above; the error is there because serialisation has one.
+/// As [`Encoded::new`].
 pub fn encode(seq: u64, time: Timestamp, body: &Body) -> serde_json::Result<Vec<u8>> {
-    // A body is an object: its members are set behind the common ones, without a second pass over them.
     let mut bytes = Vec::with_capacity(512);
-    let _ = write!(bytes, "{{\"v\":{VERSION},\"seq\":{seq},\"time\":\"{time}\",");
-    let joint = bytes.len();
-    serde_json::to_writer(&mut bytes, body)?;
-    bytes.remove(joint);
+    Encoded::new(body)?.write_entry(&mut bytes, seq, &time.to_string());
     Ok(bytes)
 }
 

@@ -2,6 +2,7 @@
 
 mod asking;
 mod backup;
+mod batch;
 mod database;
 mod folder;
 mod follower;
@@ -10,6 +11,7 @@ mod op;
 mod recover;
 mod reindex;
 mod sealing;
+mod syncing;
 mod tree_store;
 mod unresolved;
 mod writer;
@@ -18,13 +20,13 @@ pub use asking::SqliteReader;
 pub use backup::{Backup, BackupFault, backup};
 pub use reindex::reindex;
 
-use super::entry::{Body, Intention, Outcome, Resolution};
+use super::entry::{Body, Encoded, Intention, Outcome, Resolution};
 use super::{Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, Recorded, Unresolved};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::telemetry::Metrics;
 use follower::Progress;
-use op::{Op, Receipt};
+use op::{Concluding, Op, Receipt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -55,7 +57,9 @@ struct Queue(mpsc::Sender<Op>);
 
 impl Abandoned for Queue {
     fn abandoned(&self, seq: u64, outcome: Outcome) {
-        let _ = self.0.send(Op::Conclude(seq, Box::new(Body::Outcome(outcome)), None));
+        if let Ok(concluding) = Concluding::new(outcome) {
+            let _ = self.0.send(Op::Conclude(seq, concluding, None));
+        }
     }
 }
 
@@ -90,30 +94,24 @@ impl Sqlite {
 
 impl Sqlite {
     /// Asks the writer for something whose answer says only whether it is recorded.
-    fn record(&self, op: impl FnOnce(Receipt) -> Op) -> Answer<'_, Result<(), NotRecorded>> {
+    fn record(&self, op: impl FnOnce(Receipt) -> serde_json::Result<Op>) -> Answer<'_, Result<(), NotRecorded>> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.0.send(op(answer));
-        Box::pin(async move {
-            asked.map_err(|_| NotRecorded)?;
-            wait.await.unwrap_or(Err(NotRecorded))
-        })
+        let asked = op(answer).is_ok_and(|op| self.ops.0.send(op).is_ok());
+        Box::pin(async move { if asked { wait.await.unwrap_or(Err(NotRecorded)) } else { Err(NotRecorded) } })
     }
 }
 
 impl Ledger for Sqlite {
     fn intend(&self, intention: Intention) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.0.send(Op::Intend(intention.request_id, Box::new(Body::Intent(intention)), answer));
-        Box::pin(async move {
-            if asked.is_err() {
-                return Intended::Unavailable;
-            }
-            wait.await.unwrap_or(Intended::Unavailable)
-        })
+        let request_id = intention.request_id;
+        let body = Encoded::new(&Body::Intent(intention));
+        let asked = body.is_ok_and(|body| self.ops.0.send(Op::Intend(request_id, body, answer)).is_ok());
+        Box::pin(async move { if asked { wait.await.unwrap_or(Intended::Unavailable) } else { Intended::Unavailable } })
     }
 
     fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>> {
-        self.record(|answer| Op::Conclude(recorded.spend(), Box::new(Body::Outcome(outcome)), Some(answer)))
+        self.record(|answer| Ok(Op::Conclude(recorded.spend(), Concluding::new(outcome)?, Some(answer))))
     }
 
     fn unresolved(&self, until: Timestamp) -> Answer<'_, Option<Unresolved>> {
@@ -123,19 +121,22 @@ impl Ledger for Sqlite {
     }
 
     fn resolve(&self, unresolved: Unresolved, resolution: Resolution) -> Answer<'_, Result<(), NotRecorded>> {
-        self.record(|answer| Op::Resolve(unresolved, resolution, answer))
+        let body = Body::Resolution { request_id: unresolved.request_id, resolution };
+        self.record(|answer| Ok(Op::Resolve(unresolved, Encoded::new(&body)?, answer)))
     }
 
     fn postpone(&self, unresolved: Unresolved, since: Timestamp) -> Answer<'_, Result<(), NotRecorded>> {
-        self.record(|answer| Op::Postpone(unresolved, since, answer))
+        self.record(|answer| Ok(Op::Postpone(unresolved, since, answer)))
     }
 
     fn note(&self, body: Body) -> bool {
         if self.health() != Health::Writable || self.notes.load(Ordering::Relaxed) >= NOTES_AT_MOST {
             return false;
         }
-        self.notes.fetch_add(1, Ordering::Relaxed);
-        self.ops.0.send(Op::Note(Box::new(body))).is_ok()
+        Encoded::new(&body).is_ok_and(|body| {
+            self.notes.fetch_add(1, Ordering::Relaxed);
+            self.ops.0.send(Op::Note(body)).is_ok()
+        })
     }
 
     fn health(&self) -> Health {

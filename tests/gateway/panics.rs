@@ -69,8 +69,10 @@ fn a_panic_of_the_ledgers_thread_ends_the_process_and_every_intent_has_its_outco
     for (point, status, sent, outcomes) in [
         ("intent-before-commit", 503, 0, &[][..]),
         ("intent-after-commit", 503, 0, &["unknown"]),
+        ("intent-after-sync", 503, 0, &["unknown"]),
         ("outcome-before-commit", 200, 1, &["unknown"]),
         ("outcome-after-commit", 200, 1, &["deleted"]),
+        ("outcome-after-sync", 200, 1, &["deleted"]),
     ] {
         let provider = Provider::start();
         let mut gateway = failing(&provider, &format!("{point}=panic"));

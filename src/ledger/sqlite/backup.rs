@@ -5,7 +5,7 @@
 //! grow at their end, so they are copied in short reads of their own; the last read takes, in the same transaction,
 //! the small tables that belong to exactly these entries.
 
-use super::database::{self, FILE, is_full};
+use super::database::{self, FILE, Statements, is_full};
 use super::folder;
 use super::tree_store::{self, TreeStore, shown};
 use crate::ledger::OpenError;
@@ -225,12 +225,13 @@ fn copy(ledger: &Connection, place: &Place, progress: Progress<'_>) -> Result<u6
     let mut next = 0;
     for step in 1_usize.. {
         let piece = read(ledger, next)?;
+        let mut statements = Statements::new(&copy).map_err(written)?;
         database::begin(&copy).map_err(written)?;
         for (seq, bytes) in &piece.entries {
             if *seq != next {
                 return Err(OpenError::Damaged(format!("the ledger has no entry {next}")));
             }
-            database::append(&copy, *seq, bytes).map_err(written)?;
+            statements.append(*seq, bytes).map_err(written)?;
             next += 1;
         }
         for table in piece.others.iter().flatten() {

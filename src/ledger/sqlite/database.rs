@@ -3,20 +3,21 @@
 //! The path of a commit touches ordered keys alone: `entry` grows at its end, `in_flight` holds the few
 //! intents without an outcome under their sequence numbers.
 
-use crate::failpoint;
 use crate::ledger::OpenError;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
 use std::time::Duration;
 
 pub(super) const FILE: &str = "ledger.db";
+/// The write-ahead log, which is there as long as the database is open.
+pub(super) const WAL: &str = "ledger.db-wal";
 /// 3.51.3 is the first without the WAL-reset bug that could lose commits.
 const OLDEST: i32 = 3_051_003;
 /// `PRAGMA application_id` of our files: "wgl1".
 const APPLICATION: i32 = 0x7767_6c31;
 
 /// What the process relies on to stay where it is, for as long as it writes.
-pub(super) const FILES: [&str; 2] = [FILE, "ledger.db-wal"];
+pub(super) const FILES: [&str; 2] = [FILE, WAL];
 /// `PRAGMA user_version` of our files.
 const VERSION: i32 = 1;
 /// What a ledger is made of, and nothing else: a trigger could change what is written.
@@ -103,13 +104,29 @@ pub(super) fn mark(db: &Connection) -> rusqlite::Result<()> {
 /// Sets what every commit relies on. Says what SQLite did not do.
 fn prepare(db: &Connection) -> rusqlite::Result<Option<String>> {
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    let (sync, wanted) = if failpoint::is_on("synchronous-normal") { ("NORMAL", 1) } else { ("FULL", 2) };
-    db.execute_batch(&format!("PRAGMA synchronous = {sync};"))?;
     db.execute_batch("PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF;")?;
-    let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
-    let as_wanted = mode == "wal" && synchronous == wanted;
+    let synchronous = synchronous(db, Sync::Full)?;
+    let as_wanted = mode == "wal" && synchronous == Sync::Full as i64;
     Ok((!as_wanted)
         .then(|| format!("SQLite gave journal mode {mode} and synchronous {synchronous}; wal and 2 are needed")))
+}
+
+/// Who syncs the write-ahead log behind a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sync {
+    /// We do, before anybody hears of it.
+    Ours = 1,
+    /// SQLite does, before COMMIT returns.
+    Full = 2,
+}
+
+/// Says who syncs from now on; returns what SQLite made of it.
+pub(super) fn synchronous(db: &Connection, sync: Sync) -> rusqlite::Result<i64> {
+    db.execute_batch(match sync {
+        Sync::Ours => "PRAGMA synchronous = NORMAL;",
+        Sync::Full => "PRAGMA synchronous = FULL;",
+    })?;
+    db.query_row("PRAGMA synchronous", [], |row| row.get(0))
 }
 
 fn set_up(db: &Connection) -> rusqlite::Result<()> {
@@ -197,17 +214,35 @@ pub(super) fn begin(db: &Connection) -> rusqlite::Result<()> {
     db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
 }
 
-pub(super) fn append(db: &Connection, seq: u64, bytes: &[u8]) -> rusqlite::Result<()> {
-    db.prepare_cached("INSERT INTO entry (seq, bytes) VALUES (?1, ?2)")?.execute((seq.cast_signed(), bytes)).map(drop)
+/// The statements of the commit path, looked up once a transaction.
+pub(super) struct Statements<'a> {
+    append: CachedStatement<'a>,
+    take_off: CachedStatement<'a>,
+    land: CachedStatement<'a>,
 }
 
-pub(super) fn take_off(db: &Connection, seq: u64, request_id: &str) -> rusqlite::Result<()> {
-    let mut statement = db.prepare_cached("INSERT INTO in_flight (seq, request_id) VALUES (?1, ?2)")?;
-    statement.execute((seq.cast_signed(), request_id)).map(drop)
-}
+impl<'a> Statements<'a> {
+    pub(super) fn new(db: &'a Connection) -> rusqlite::Result<Self> {
+        Ok(Self {
+            append: db.prepare_cached("INSERT INTO entry (seq, bytes) VALUES (?1, ?2)")?,
+            take_off: db.prepare_cached("INSERT INTO in_flight (seq, request_id) VALUES (?1, ?2)")?,
+            land: db.prepare_cached("DELETE FROM in_flight WHERE seq = ?1")?,
+        })
+    }
 
-pub(super) fn land(db: &Connection, seq: u64) -> rusqlite::Result<()> {
-    db.prepare_cached("DELETE FROM in_flight WHERE seq = ?1")?.execute([seq.cast_signed()]).map(drop)
+    pub(super) fn append(&mut self, seq: u64, bytes: &[u8]) -> rusqlite::Result<()> {
+        self.append.execute((seq.cast_signed(), bytes)).map(drop)
+    }
+
+    /// An intent has no outcome yet.
+    pub(super) fn take_off(&mut self, seq: u64, request_id: &str) -> rusqlite::Result<()> {
+        self.take_off.execute((seq.cast_signed(), request_id)).map(drop)
+    }
+
+    /// It has one.
+    pub(super) fn land(&mut self, seq: u64) -> rusqlite::Result<()> {
+        self.land.execute([seq.cast_signed()]).map(drop)
+    }
 }
 
 pub(super) fn commit(db: &Connection) -> rusqlite::Result<()> {
@@ -219,6 +254,11 @@ pub(super) fn roll_back(db: &Connection) {
     if !db.is_autocommit() {
         let _ = db.execute_batch("ROLLBACK");
     }
+}
+
+/// What is recorded could not be encoded: nothing was written.
+pub(super) fn not_encoded(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 /// Whether an error says that there was no room, and nothing else: what was tried is then certainly not there.

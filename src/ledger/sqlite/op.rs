@@ -2,8 +2,9 @@
 
 use super::Queue;
 use crate::clock::Timestamp;
+use crate::failpoint;
 use crate::id::RequestId;
-use crate::ledger::entry::{Body, End, Resolution};
+use crate::ledger::entry::{Body, Encoded, End, Outcome};
 use crate::ledger::{Abandoned, Intended, NotRecorded, Recorded, Unresolved};
 use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
@@ -13,30 +14,39 @@ pub(super) type Receipt = oneshot::Sender<Result<(), NotRecorded>>;
 
 /// One thing that the writer is asked to do.
 pub(super) enum Op {
-    Intend(RequestId, Box<Body>, oneshot::Sender<Intended>),
+    Intend(RequestId, Encoded, oneshot::Sender<Intended>),
     /// The outcome of the intent with this number. Without a receipt nobody waits for it.
-    Conclude(u64, Box<Body>, Option<Receipt>),
-    Resolve(Unresolved, Resolution, Receipt),
+    Conclude(u64, Concluding, Option<Receipt>),
+    Resolve(Unresolved, Encoded, Receipt),
     Postpone(Unresolved, Timestamp, Receipt),
     /// Writes nothing, so it needs no commit.
     Unresolved(Timestamp, oneshot::Sender<Option<Unresolved>>),
-    Note(Box<Body>),
+    Note(Encoded),
     Close,
 }
 
-/// What an intent is owed once the commit has returned: the proof, which exists only from then on.
+/// An outcome to be recorded.
+pub(super) struct Concluding {
+    pub(super) body: Encoded,
+    /// It leaves open what happened, so that the picture is to be looked at.
+    pub(super) is_unknown: bool,
+}
+
+impl Concluding {
+    pub(super) fn new(outcome: Outcome) -> serde_json::Result<Self> {
+        let is_unknown = outcome.outcome == End::Unknown;
+        Ok(Self { body: Encoded::new(&Body::Outcome(outcome))?, is_unknown })
+    }
+}
+
+/// What an intent is owed once it is durable: the proof, which exists only from then on.
 pub(super) struct Owed {
     pub(super) seq: u64,
     pub(super) request_id: RequestId,
     pub(super) time: Timestamp,
 }
 
-/// Whether an outcome leaves open what happened, so that the picture is to be looked at.
-pub(super) fn is_unknown(body: &Body) -> bool {
-    matches!(body, Body::Outcome(outcome) if outcome.outcome == End::Unknown)
-}
-
-/// Tells everybody that the commit has returned.
+/// Tells everybody that it is durable.
 pub(super) fn answer(ops: Vec<Op>, owed: Vec<Option<Owed>>, abandoned: &Weak<Queue>) {
     for (op, owed) in ops.into_iter().zip(owed) {
         match (op, owed) {
@@ -64,6 +74,28 @@ pub(super) fn refuse(ops: Vec<Op>) {
             Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Err(NotRecorded)))),
             Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) => drop(receipt.send(Err(NotRecorded))),
             Op::Note(_) | Op::Unresolved(..) | Op::Close => {}
+        }
+    }
+}
+
+/// Which failpoints a transaction passes.
+pub(super) struct Points {
+    intents: bool,
+    outcomes: bool,
+}
+
+impl Points {
+    pub(super) fn of(ops: &[Op]) -> Self {
+        let any = |is: fn(&Op) -> bool| failpoint::BUILT_IN && ops.iter().any(is);
+        Self { intents: any(|op| matches!(op, Op::Intend(..))), outcomes: any(|op| matches!(op, Op::Conclude(..))) }
+    }
+
+    pub(super) fn reach(&self, intent: &'static str, outcome: &'static str) {
+        if self.intents {
+            failpoint::hit(intent);
+        }
+        if self.outcomes {
+            failpoint::hit(outcome);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What every start does, after a crash or not: it reads the head, closes what is open as `unknown`, and says what is
 //! lost.
 
+use super::batch::{Batch, Head};
 use super::writer::Writer;
 use super::{Recovered, database, unresolved};
 use crate::clock::Timestamp;
 use crate::failpoint;
 use crate::id::RequestId;
 use crate::ledger::OpenError;
-use crate::ledger::entry::{Body, Outcome};
+use crate::ledger::entry::{Body, Encoded, Outcome};
 
 const GAP: &str = "the process before this one did not stop by itself; refusals that it had only counted are lost";
 
@@ -19,33 +20,37 @@ impl Writer {
         let clean = match database::last(&self.db).map_err(failed)? {
             None => true,
             Some(bytes) => {
-                let last = Last::read(&bytes, self.next)?;
-                self.latest = last.time;
+                let last = Last::read(&bytes, self.head.next)?;
+                self.head.latest = last.time;
                 last.is_stop
             }
         };
-        self.unresolved = unresolved::count(&self.db).map_err(failed)?;
+        self.head.unresolved = unresolved::count(&self.db).map_err(failed)?;
         let open = self.open_intents()?;
         let unknown = open.len() as u64;
-        let first = || -> rusqlite::Result<()> {
-            database::begin(&self.db)?;
-            for (seq, request_id) in open {
-                self.conclude(seq, &Body::Outcome(Outcome::unknown(request_id)))?;
-            }
-            if !clean {
-                self.append(&Body::Gap { reason: GAP })?;
-            }
-            self.append(&Body::Start { version: env!("CARGO_PKG_VERSION"), recovered: unknown })?;
-            failpoint::hit("recovery-before-commit");
-            database::commit(&self.db)
-        };
-        first().map_err(failed)?;
+        self.head = self.first_batch(open, clean).map_err(failed)?;
         failpoint::hit("recovery-after-commit");
         Ok(Recovered { unknown })
     }
 }
 
 impl Writer {
+    /// What a start writes, in one transaction.
+    fn first_batch(&self, open: Vec<(u64, RequestId)>, clean: bool) -> rusqlite::Result<Head> {
+        let encoded = |body: &Body| Encoded::new(body).map_err(database::not_encoded);
+        let mut batch = Batch::begin(&self.db, self.head)?;
+        let unknown = open.len() as u64;
+        for (seq, request_id) in open {
+            batch.conclude(seq, &encoded(&Body::Outcome(Outcome::unknown(request_id)))?, true)?;
+        }
+        if !clean {
+            batch.append(&encoded(&Body::Gap { reason: GAP })?)?;
+        }
+        batch.append(&encoded(&Body::Start { version: env!("CARGO_PKG_VERSION"), recovered: unknown })?)?;
+        failpoint::hit("recovery-before-commit");
+        batch.commit()
+    }
+
     /// The intents without an outcome. Each has to be one: what is concluded here cannot be taken back.
     fn open_intents(&self) -> Result<Vec<(u64, RequestId)>, OpenError> {
         let damaged =

@@ -1,23 +1,27 @@
-//! The one writer: takes what waits, commits it in one transaction with one sync, answers everybody.
+//! The one writer: takes what waits, commits it in one transaction, and hands that to who syncs it and answers everybody.
 //!
 //! A failure is one of two kinds. Known: there is no room (`SQLITE_FULL`), or another program holds the database. Then
 //! everything is rolled back, intents are unavailable, outcomes use the reserve, and it goes on when it can. An outcome
 //! that cannot be written is kept and written first as soon as there is room. Any other failure leaves open what is on
 //! disk: nothing more is accepted, and the process has to end so that the next start reads what is really there.
 
+use super::batch::{Batch, Head};
+use super::database::{self, Sync};
 use super::folder::{Lock, Reserve};
 use super::follower::{Follow, Follower, Progress};
 use super::index::Index;
-use super::op::{Op, Owed, answer, is_unknown, refuse};
+use super::op::{Op, Owed, Points, answer, refuse};
 use super::sealing::Sealer;
-use super::{Queue, Recovered, database, folder, unresolved};
-use crate::clock::{Timestamp, moment, since};
+use super::syncing::{Committed, Syncer, Syncing};
+use super::{Queue, Recovered, folder, unresolved};
+use crate::clock::{Moment, Timestamp, moment};
 use crate::config;
 use crate::failpoint;
-use crate::ledger::entry::{Body, encode};
-use crate::ledger::{Health, NotRecorded, OpenError, Unresolved};
+use crate::ledger::entry::{Body, Encoded};
+use crate::ledger::{Health, NotRecorded, OpenError};
 use crate::telemetry::Metrics;
 use rusqlite::Connection;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
@@ -46,10 +50,9 @@ pub(super) struct Writer {
     notes: Arc<AtomicUsize>,
     metrics: Metrics,
     reserve: Reserve,
-    pub(super) next: u64,
-    pub(super) latest: Timestamp,
-    pub(super) unresolved: i64,
+    pub(super) head: Head,
     progress: Arc<Progress>,
+    syncing: Option<Syncing>,
     follower: Option<JoinHandle<()>>,
     lock: Lock,
 }
@@ -69,7 +72,6 @@ impl Writer {
         // Before anything is written: what was signed must be there.
         let sealer = Sealer::open(config, next)?;
         let reserve = Reserve::new(&config.path, config.reserve_bytes);
-        let latest = Timestamp::from_micros(i64::MIN);
         lock.watch(&database::FILES)?;
         let mut writer = Self {
             db,
@@ -80,15 +82,14 @@ impl Writer {
             notes,
             metrics,
             reserve,
-            next,
-            latest,
-            unresolved: 0,
+            head: Head { next, latest: Timestamp::from_micros(i64::MIN), unresolved: 0 },
             progress: Progress::new(next),
+            syncing: None,
             follower: None,
             lock,
         };
         let recovered = writer.recover()?;
-        writer.metrics.unresolved.set(writer.unresolved);
+        writer.metrics.unresolved.set(writer.head.unresolved);
         folder::sync(&config.path)?;
         if !writer.reserve.held() {
             tracing::error!(
@@ -98,12 +99,23 @@ impl Writer {
             );
             writer.health.send_replace(Health::Full);
         }
-        writer.progress.committed(writer.next);
+        writer.progress.committed(writer.head.next);
+        writer.syncing = Some(writer.syncer(&config.path)?.start()?);
         let follows: Vec<Box<dyn Follow + Send>> = vec![Box::new(sealer), Box::new(Index::new(&config.path))];
         let (progress, health) = (Arc::clone(&writer.progress), writer.health.subscribe());
         let follower = Follower::start(&config.path, follows, progress, health, writer.metrics.clone())?;
         writer.follower = Some(follower);
         Ok((writer, recovered))
+    }
+
+    /// From now on the syncs behind commits are ours.
+    fn syncer(&self, folder: &Path) -> Result<Syncer, OpenError> {
+        let failed = |e: rusqlite::Error| OpenError::Unusable(format!("the ledger cannot be written: {e}"));
+        if database::synchronous(&self.db, Sync::Ours).map_err(failed)? != Sync::Ours as i64 {
+            return Err(OpenError::Unusable("SQLite does not leave its syncs to us".to_owned()));
+        }
+        let (progress, abandoned) = (Arc::clone(&self.progress), Weak::clone(&self.abandoned));
+        Syncer::new(folder, self.health.clone(), progress, abandoned, self.metrics.clone())
     }
 
     pub(super) fn run(mut self) {
@@ -128,9 +140,15 @@ impl Writer {
             closing = batch.iter().any(|op| matches!(op, Op::Close));
             self.write(batch);
         }
+        if let Some(syncing) = self.syncing.take() {
+            syncing.end();
+        }
         // Only who was told to stop says that it has.
-        if closing && self.health() != Health::Broken && self.stop().is_ok() {
-            self.progress.committed(self.next);
+        if closing
+            && self.health() != Health::Broken
+            && let Ok(head) = self.stop()
+        {
+            self.progress.committed(head.next);
             failpoint::hit("stop-after-commit");
         }
         // The follower reads the ledger: it ends before the writer's connection and the lock go.
@@ -152,11 +170,12 @@ impl Writer {
         }
     }
 
-    fn stop(&mut self) -> rusqlite::Result<()> {
-        database::begin(&self.db)?;
-        self.append(&Body::Stop {})?;
+    fn stop(&self) -> rusqlite::Result<Head> {
+        database::synchronous(&self.db, Sync::Full)?;
+        let mut batch = Batch::begin(&self.db, self.head)?;
+        batch.append(&Encoded::new(&Body::Stop {}).map_err(database::not_encoded)?)?;
         failpoint::hit("stop-before-commit");
-        database::commit(&self.db)
+        batch.commit()
     }
 
     fn health(&self) -> Health {
@@ -191,11 +210,12 @@ impl Writer {
         if let Err(what) = self.lock.still_holds() {
             return self.break_down(&what, ops);
         }
+        let started = moment();
         match self.health() {
             Health::Broken => refuse(ops),
             Health::Full => self.write_outcomes(ops),
             Health::Writable => match self.commit(&mut ops) {
-                Ok(owed) => answer(ops, owed, &self.abandoned),
+                Ok(owed) => self.hand_over(ops, owed, started),
                 Err(e) if database::is_full(&e) => {
                     tracing::error!("the disk is full: the ledger takes no intents until there is room");
                     self.reserve.release();
@@ -220,8 +240,9 @@ impl Writer {
         if outcomes.is_empty() {
             return;
         }
+        let started = moment();
         match self.commit(&mut outcomes) {
-            Ok(owed) => answer(outcomes, owed, &self.abandoned),
+            Ok(owed) => self.hand_over(outcomes, owed, started),
             Err(e) if database::is_full(&e) || database::is_held(&e) => self.keep(outcomes),
             Err(e) => self.break_down(&e, outcomes),
         }
@@ -243,122 +264,57 @@ impl Writer {
         refuse(ops);
     }
 
-    /// One transaction. Nothing is answered here: what is owed is owed by a commit that has returned.
+    /// One transaction. Nothing is answered here: what is owed is owed once it is synced.
     fn commit(&mut self, ops: &mut Vec<Op>) -> rusqlite::Result<Vec<Option<Owed>>> {
-        let (started, count) = (moment(), ops.len());
-        let (next, latest, unresolved) = (self.next, self.latest, self.unresolved);
-        let points = Points::of(ops);
-        let result = self.append_all(ops).and_then(|mut owed| {
-            if failpoint::is_on("answer-before-commit") {
-                answer(std::mem::take(ops), std::mem::take(&mut owed), &self.abandoned);
-            }
-            points.reach("intent-before-commit", "outcome-before-commit");
-            database::commit(&self.db)?;
-            points.reach("intent-after-commit", "outcome-after-commit");
-            Ok(owed)
-        });
-        if result.is_err() {
-            database::roll_back(&self.db);
-            (self.next, self.latest, self.unresolved) = (next, latest, unresolved);
-        } else {
-            self.progress.committed(self.next);
-        }
-        self.metrics.unresolved.set(self.unresolved);
-        self.metrics.commit_entries.observe(count as f64);
-        self.metrics.commit_seconds.observe(since(started).as_secs_f64());
-        result
-    }
-
-    fn append_all(&mut self, ops: &[Op]) -> rusqlite::Result<Vec<Option<Owed>>> {
         let points = Points::of(ops);
         points.reach("intent-before-begin", "outcome-before-begin");
-        database::begin(&self.db)?;
+        let mut batch = Batch::begin(&self.db, self.head)?;
         points.reach("intent-after-begin", "outcome-after-begin");
-        ops.iter().map(|op| self.perform(op)).collect()
-    }
-
-    /// Does one thing in the open transaction.
-    fn perform(&mut self, op: &Op) -> rusqlite::Result<Option<Owed>> {
-        match op {
-            Op::Intend(request_id, body, _) => {
-                failpoint::hit("intent-before-insert");
-                let request_id = *request_id;
-                let (seq, time) = self.append(body)?;
-                database::take_off(&self.db, seq, &request_id.to_string())?;
-                failpoint::hit("intent-after-insert");
-                return Ok(Some(Owed { seq, request_id, time }));
-            }
-            Op::Conclude(seq, body, _) => {
-                failpoint::hit("outcome-before-insert");
-                self.conclude(*seq, body)?;
-                failpoint::hit("outcome-after-insert");
-            }
-            Op::Resolve(waiting, resolution, _) => {
-                // What does not wait any more has its resolution already, and gets no second one.
-                if unresolved::take_away(&self.db, waiting)? {
-                    self.append(&Body::Resolution { request_id: waiting.request_id, resolution: *resolution })?;
-                    self.unresolved -= 1;
-                }
-            }
-            Op::Postpone(waiting, since, _) => self.postpone(waiting, *since)?,
-            Op::Note(body) => drop(self.append(body)?),
-            Op::Unresolved(..) | Op::Close => {}
+        let mut owed = ops.iter().map(|op| perform(&mut batch, op)).collect::<rusqlite::Result<_>>()?;
+        self.metrics.commit_entries.observe(ops.len() as f64);
+        if failpoint::is_on("answer-before-commit") {
+            answer(std::mem::take(ops), std::mem::take(&mut owed), &self.abandoned);
         }
-        Ok(None)
+        points.reach("intent-before-commit", "outcome-before-commit");
+        self.head = batch.commit()?;
+        points.reach("intent-after-commit", "outcome-after-commit");
+        self.metrics.unresolved.set(self.head.unresolved);
+        Ok(owed)
     }
 
-    /// The outcome of the intent `seq`: it is not in flight any more, and its picture is looked at where nobody knows.
-    pub(super) fn conclude(&mut self, seq: u64, body: &Body) -> rusqlite::Result<()> {
-        let (_, time) = self.append(body)?;
-        database::land(&self.db, seq)?;
-        if is_unknown(body) {
-            unresolved::wait(&self.db, seq, time, 0)?;
-            self.unresolved += 1;
+    /// To who syncs what was committed, and answers.
+    fn hand_over(&mut self, ops: Vec<Op>, owed: Vec<Option<Owed>>, started: Moment) {
+        let committed = Committed { ops, owed, length: self.head.next, started };
+        if let Some(Err(back)) = self.syncing.as_ref().map(|syncing| syncing.hand_over(committed)) {
+            self.break_down(&"nobody syncs it any more", back.ops);
         }
-        Ok(())
     }
+}
 
-    fn postpone(&self, waiting: &Unresolved, since: Timestamp) -> rusqlite::Result<()> {
-        if unresolved::take_away(&self.db, waiting)? {
-            unresolved::wait(&self.db, waiting.seq, since, waiting.attempts.saturating_add(1))?;
+/// Does one thing in an open transaction.
+fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Option<Owed>> {
+    match op {
+        Op::Intend(request_id, body, _) => {
+            failpoint::hit("intent-before-insert");
+            let request_id = *request_id;
+            let (seq, time) = batch.intend(request_id, body)?;
+            failpoint::hit("intent-after-insert");
+            return Ok(Some(Owed { seq, request_id, time }));
         }
-        Ok(())
+        Op::Conclude(seq, concluding, _) => {
+            failpoint::hit("outcome-before-insert");
+            batch.conclude(*seq, &concluding.body, concluding.is_unknown)?;
+            failpoint::hit("outcome-after-insert");
+        }
+        Op::Resolve(waiting, body, _) => batch.resolve(waiting, body)?,
+        Op::Postpone(waiting, since, _) => batch.postpone(waiting, *since)?,
+        Op::Note(body) => drop(batch.append(body)?),
+        Op::Unresolved(..) | Op::Close => {}
     }
-
-    /// Adds an entry to the open transaction. Time never runs backwards in the log.
-    pub(super) fn append(&mut self, body: &Body) -> rusqlite::Result<(u64, Timestamp)> {
-        let time = Timestamp::now().max(self.latest);
-        let bytes = encode(self.next, time, body).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
-        database::append(&self.db, self.next, &bytes)?;
-        let seq = self.next;
-        (self.next, self.latest) = (seq + 1, time);
-        Ok((seq, time))
-    }
+    Ok(None)
 }
 
 /// Outcomes, and the rest.
 fn outcomes_first(ops: Vec<Op>) -> (Vec<Op>, Vec<Op>) {
     ops.into_iter().partition(|op| matches!(op, Op::Conclude(..)))
-}
-
-/// Which failpoints a transaction passes.
-struct Points {
-    intents: bool,
-    outcomes: bool,
-}
-
-impl Points {
-    fn of(ops: &[Op]) -> Self {
-        let any = |is: fn(&Op) -> bool| failpoint::BUILT_IN && ops.iter().any(is);
-        Self { intents: any(|op| matches!(op, Op::Intend(..))), outcomes: any(|op| matches!(op, Op::Conclude(..))) }
-    }
-
-    fn reach(&self, intent: &'static str, outcome: &'static str) {
-        if self.intents {
-            failpoint::hit(intent);
-        }
-        if self.outcomes {
-            failpoint::hit(outcome);
-        }
-    }
 }

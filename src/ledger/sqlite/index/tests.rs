@@ -181,7 +181,7 @@ fn record(folder: &Path, from: usize, entries: &[Value]) {
     let db = database::open_to_write(folder).unwrap();
     database::begin(&db).unwrap();
     for (seq, entry) in (from as u64..).zip(&entries[from..]) {
-        database::append(&db, seq, entry.to_string().as_bytes()).unwrap();
+        database::Statements::new(&db).unwrap().append(seq, entry.to_string().as_bytes()).unwrap();
     }
     database::commit(&db).unwrap();
 }
