@@ -23,7 +23,8 @@ use wasend_gateway::ledger::sqlite::Sqlite;
 use wasend_gateway::ledger::{Intended, Ledger};
 use wasend_gateway::telemetry::Metrics;
 
-fn intention(request_id: RequestId) -> Intention {
+/// Each caller deletes another group's picture: of one target one deletion is under way.
+fn intention(request_id: RequestId, caller: u64) -> Intention {
     let name = |text: &str| CallerName::parse(text).unwrap();
     Intention {
         request_id,
@@ -31,7 +32,7 @@ fn intention(request_id: RequestId) -> Intention {
         credential: name("2026-11"),
         peer: "10.0.0.1".parse().unwrap(),
         session: SessionId::parse("sess1").unwrap(),
-        group: GroupId::parse("120363000000000001@g.us").unwrap(),
+        group: GroupId::parse(&format!("{}@g.us", 120_363_000_000_000_000 + caller)).unwrap(),
         rule: "moderation.allow[0]".into(),
         policy: "sha256:00000000000000000000000000000000000000000000000000000000000000aa".into(),
         trace_id: None,
@@ -50,13 +51,15 @@ async fn through_the_ledger(folder: &Path, waiting: u64, span: Duration) -> f64 
     let ledger = Arc::new(Sqlite::open(&config, metrics).unwrap().0);
     let (done, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let callers: Vec<_> = (0..waiting)
-        .map(|_| {
+        .map(|caller| {
             let (ledger, done) = (ledger.clone(), done.clone());
             tokio::spawn(async move {
                 while started.elapsed() < span {
                     let id = RequestId::new();
-                    let Intended::Recorded(recorded) = ledger.intend(intention(id)).await else { panic!() };
-                    ledger.conclude(recorded, outcome(id)).await.unwrap();
+                    let Intended::Recorded(recorded) = ledger.intend(intention(id, caller).into()).await else {
+                        panic!()
+                    };
+                    ledger.conclude(recorded, outcome(id), None).await.unwrap();
                     done.fetch_add(2, Ordering::Relaxed);
                 }
             })
@@ -75,7 +78,7 @@ fn straight_to_the_disk(file: &Path, waiting: u64, span: Duration) -> f64 {
     let id = RequestId::new();
     let now = wasend_gateway::clock::Timestamp::now();
     let pair =
-        [Body::Intent(intention(id)), Body::Outcome(outcome(id))].map(|body| encode(1 << 20, now, &body).unwrap());
+        [Body::Intent(intention(id, 0)), Body::Outcome(outcome(id))].map(|body| encode(1 << 20, now, &body).unwrap());
     let batch: Vec<u8> = pair.iter().cycle().take(usize::try_from(waiting).unwrap()).flatten().copied().collect();
     let mut to = std::fs::File::create(file).unwrap();
     let (mut done, started) = (0, Instant::now());

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use wasend_gateway::config;
 use wasend_gateway::error::Sent;
 use wasend_gateway::id::{CallerName, GroupId, RequestId, SessionId};
+use wasend_gateway::ledger::admission::Declined;
 use wasend_gateway::ledger::entry::{Body, End, Intention, Outcome, Refusal};
 use wasend_gateway::ledger::sqlite::Sqlite;
 use wasend_gateway::ledger::{Intended, Ledger};
@@ -53,13 +54,17 @@ async fn request(ledger: &Sqlite, number: u64) -> u64 {
         trace_id: None,
         caller_request_id: None,
     };
-    let Intended::Recorded(recorded) = ledger.intend(intention).await else { panic!("not recorded") };
+    let recorded = match ledger.intend(intention.into()).await {
+        Intended::Recorded(recorded) => recorded,
+        Intended::Declined(Declined::InFlight) => return 0,
+        Intended::Declined(_) | Intended::Replay(_) | Intended::Unavailable => panic!("not recorded"),
+    };
     let (outcome, status, code, sent) = match (random >> 40) % 20_000 {
         0 => (End::Unknown, None, Some("outcome-unknown"), Sent::Unknown),
         1..600 => (End::Refused, Some(404), Some("upstream-refused"), Sent::Yes),
         _ => (End::Deleted, Some(200), None, Sent::Yes),
     };
-    ledger.conclude(recorded, Outcome { request_id, outcome, status, code, sent }).await.unwrap();
+    ledger.conclude(recorded, Outcome { request_id, outcome, status, code, sent }, None).await.unwrap();
     2
 }
 

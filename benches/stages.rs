@@ -18,7 +18,18 @@ fn caller(number: usize, groups: Vec<String>) -> (Caller, String) {
     let name = |text: &str| CallerName::parse(text).unwrap();
     let tokens = vec![Token { id: name("t"), sha256, expires: None }];
     let allow = vec![Rule { sessions: vec!["sess1".into()], groups }];
-    (Caller { name: name(&format!("c{number}")), tokens, from: None, rates: vec![], allow, deny: vec![] }, token)
+    (
+        Caller {
+            name: name(&format!("c{number}")),
+            tokens,
+            from: None,
+            rates: vec![],
+            budgets: vec![],
+            allow,
+            deny: vec![],
+        },
+        token,
+    )
 }
 
 fn stages(criterion: &mut Criterion) {

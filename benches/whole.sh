@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${SECONDS_EACH:-5} connections=${CONNECTIONS:-64} rounds=${ROUNDS:-3}
-token=obviously-fake-token path=/sess1/groups/120363000000000001@g.us/picture
+token=obviously-fake-token
 
 command -v wrk > /dev/null || { echo "installing wrk"; { [ "$(id -u)" -eq 0 ] && apt-get install -y -qq wrk || sudo apt-get install -y -qq wrk; } > /dev/null; }
 cargo build --release --locked --quiet --bin wasend-gateway --example reference --example provider
@@ -46,7 +46,7 @@ ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
 measure() { # name pid port
     local before after line
     before=$(ticks "$2")
-    line=$(wrk -t1 -c"$connections" -d"${seconds}s" --latency -s benches/delete.lua "http://127.0.0.1:$3$path" -- "$token")
+    line=$(wrk -t1 -c"$connections" -d"${seconds}s" --latency -s benches/delete.lua "http://127.0.0.1:$3" -- "$token")
     after=$(ticks "$2")
     awk -v name="$1" -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" '
         /requests in/ { count = $1 } /Requests\/sec/ { rate = $2 } /50%/ { p50 = $2 } /99%/ { p99 = $2 } /Non-2xx/ { bad = $NF }

@@ -106,6 +106,13 @@ impl serde::Serialize for Timestamp {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = <String as serde::Deserialize>::deserialize(from)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("is not a time"))
+    }
+}
+
 /// Reads a span such as `90s`, `15m`, `2h` or `7d`.
 #[must_use]
 pub fn parse_span(text: &str) -> Option<Duration> {

@@ -5,6 +5,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "every kind of value that is not named is shown as it is")]
 
+mod budget;
 mod callers;
 pub mod file;
 mod ledger;
@@ -14,6 +15,7 @@ mod resolver;
 mod section;
 mod upstream;
 
+pub use budget::{Budget, OnExhausted, Per};
 pub use callers::{Caller, Rate, Rule, Token};
 pub use ledger::Ledger;
 pub use listen::{Listen, Ops, Tls};
@@ -227,6 +229,9 @@ fn warnings(config: &Config) -> Vec<String> {
         }
         if caller.rates.is_empty() {
             warnings.push(format!("caller `{name}` has no rates"));
+        }
+        if caller.budgets.is_empty() {
+            warnings.push(format!("caller `{name}` has no budgets"));
         }
         for token in caller.tokens.iter().filter(|t| t.expires.is_some_and(|at| at <= now)) {
             warnings.push(format!("token `{}` of caller `{name}` has expired", token.id));

@@ -42,6 +42,8 @@ pub enum Refused {
         /// Seconds, at least 1.
         retry_after_s: u64,
     },
+    /// The ledger does not admit it, or would not.
+    NotAdmitted(NotAdmitted),
     /// The ledger takes no entries.
     LedgerUnavailable,
     /// There is no provider key to send with.
@@ -65,6 +67,24 @@ pub enum NotAllowed {
     From(CallerName),
 }
 
+/// Why an intent is not admitted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotAdmitted {
+    /// An operator stopped it; the operator's reason.
+    Frozen(String),
+    /// Another request for the same target, or with the same idempotency key, is under way.
+    InFlight,
+    /// The idempotency key was used for another target.
+    KeyReused,
+    /// A budget is used up.
+    BudgetExhausted {
+        /// Whose budget, in words.
+        whose: String,
+        /// Seconds, at least 1.
+        retry_after_s: u64,
+    },
+}
+
 /// What went wrong after the intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failed {
@@ -72,6 +92,8 @@ pub enum Failed {
     UpstreamUnreachable,
     /// There was no time left to start: no request byte left.
     TooLateToSend,
+    /// An operator stopped it after it was recorded, and before it was sent; the operator's reason.
+    Frozen(String),
     /// The provider said no with 400, 403, 404 or 429.
     UpstreamRefused {
         /// The provider's status.
@@ -110,6 +132,12 @@ pub enum Withheld {
 impl From<HeadFault> for Refused {
     fn from(fault: HeadFault) -> Self {
         Refused::Head(fault)
+    }
+}
+
+impl From<NotAdmitted> for Refused {
+    fn from(reason: NotAdmitted) -> Self {
+        Refused::NotAdmitted(reason)
     }
 }
 

@@ -9,15 +9,16 @@
 //! takes an `Intent`, and only the ledger's word that an entry is durable makes one:
 //!
 //! ```compile_fail,E0308
-//! # use wasend_gateway::{gateway::{forward::forward, limit::Admission}, tasks::Tasks, upstream::Upstream};
-//! async fn forward_without_a_record(admission: Admission, upstream: &Upstream, tasks: &Tasks) {
-//!     forward(admission, upstream, tasks).await;
+//! # use wasend_gateway::{gateway::{forward::forward, limit::Admission}, ledger::freeze::Freezes, tasks::Tasks, upstream::Upstream};
+//! async fn forward_without_a_record(admission: Admission, freezes: &Freezes, upstream: &Upstream, tasks: &Tasks) {
+//!     forward(admission, freezes, upstream, tasks).await;
 //! }
 //! ```
 //! ```compile_fail,E0451
-//! # use wasend_gateway::{clock::Moment, gateway::intend::Intent, ledger::Recorded, upstream::Prepared};
-//! fn an_intent_out_of_nothing(recorded: Recorded, prepared: Prepared, deadline: Moment) -> Intent {
-//!     Intent { recorded, prepared, deadline, slot: None }
+//! # use wasend_gateway::{clock::Moment, gateway::intend::Intent, id::{CallerName, SessionId}, ledger::Recorded, upstream::Prepared};
+//! # type Who = (CallerName, SessionId);
+//! fn an_intent_out_of_nothing(recorded: Recorded, prepared: Prepared, deadline: Moment, (caller, session): Who) -> Intent {
+//!     Intent { recorded, prepared, deadline, slot: None, caller, session, is_keyed: false }
 //! }
 //! ```
 //! ```compile_fail,E0599
@@ -28,9 +29,9 @@
 //! ```
 //! With an intent it compiles:
 //! ```
-//! # use wasend_gateway::{gateway::{forward::forward, intend::Intent}, tasks::Tasks, upstream::Upstream};
-//! async fn forward_what_is_recorded(intent: Intent, upstream: &Upstream, tasks: &Tasks) {
-//!     forward(intent, upstream, tasks).await;
+//! # use wasend_gateway::{gateway::{forward::forward, intend::Intent}, ledger::freeze::Freezes, tasks::Tasks, upstream::Upstream};
+//! async fn forward_what_is_recorded(intent: Intent, freezes: &Freezes, upstream: &Upstream, tasks: &Tasks) {
+//!     forward(intent, freezes, upstream, tasks).await;
 //! }
 //! ```
 
@@ -58,8 +59,10 @@ use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
+use authorize::Budgets;
 use axum::body::Body as HttpBody;
 use http::Response;
+use intend::Unintended;
 use ipnet::IpNet;
 use limit::Admission;
 use refusal::Refusals;
@@ -76,6 +79,7 @@ pub struct Live {
     identity: Identity,
     policy: Policy,
     rates: Rates,
+    budgets: Budgets,
 }
 
 impl Live {
@@ -84,6 +88,7 @@ impl Live {
             identity: Identity::new(&config.callers),
             policy: Policy::new(&config.callers),
             rates: Rates::new(config, old.map(|old| &old.rates)),
+            budgets: Budgets::new(&config.callers),
         }
     }
 }
@@ -183,7 +188,7 @@ impl Gateway {
             return Err(Refused::ShuttingDown);
         }
         let caller = authenticate::authenticate(accepted, &live.identity, &self.failed, trace)?;
-        let permit = authorize::authorize(caller, &live.policy, trace)?;
+        let permit = authorize::authorize(caller, &live.policy, &live.budgets, &self.ledger.freezes(), trace)?;
         let dry_run = permit.is_dry_run();
         let admission = limit::limit(permit, &live.rates, &self.slots, trace)?;
         Ok(if dry_run { Decided::DryRun(admission) } else { Decided::Go(admission) })
@@ -194,10 +199,11 @@ impl Gateway {
         let _counted = InFlight::begin(&self.metrics);
         let deadline = trace.started + self.timeout;
         match intend::intend(admission, deadline, &self.upstream, self.ledger.as_ref(), &mut trace).await {
-            Err(refused) => self.refusals.refuse(&refused, trace),
+            Err(Unintended::Refused(refused)) => self.refusals.refuse(&refused, trace),
+            Err(Unintended::Replay(replay)) => answer::replay(replay, &trace, &self.metrics),
             Ok(intent) => {
                 let started = moment();
-                let reply = forward::forward(intent, &self.upstream, &self.tasks).await;
+                let reply = forward::forward(intent, &self.ledger.freezes(), &self.upstream, &self.tasks).await;
                 trace.mark("forward", started);
                 let concluded = conclude::conclude(reply, self.ledger.as_ref(), &mut trace).await;
                 answer::answer(concluded, &trace, &self.metrics)

@@ -20,7 +20,8 @@ const MAX_LINE: usize = 1024;
 const MAX_METHOD: usize = 32;
 
 /// The fields that the path looks at. Nothing else of a head is kept.
-const KEPT: [&str; 5] = ["authorization", "x-dry-run", "x-forwarded-for", "x-request-id", "traceparent"];
+const KEPT: [&str; 6] =
+    ["authorization", "idempotency-key", "x-dry-run", "x-forwarded-for", "x-request-id", "traceparent"];
 
 /// Why a head is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -187,6 +187,32 @@ impl Origin {
     }
 }
 
+/// The caller's key for one deletion (draft-ietf-httpapi-idempotency-key-header-07): quoted or bare, it is the same.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// Parses the value of an `Idempotency-Key` field. `None`: it is empty, longer than 255 characters, holds another
+    /// one than visible ASCII, or is quoted on one side alone.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        let bare = match value {
+            [b'"', key @ .., b'"'] => key,
+            [b'"', ..] | [.., b'"'] => return None,
+            key => key,
+        };
+        let text = std::str::from_utf8(bare).ok()?;
+        let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        fits.then(|| Self(Arc::from(text)))
+    }
+
+    /// The key, without quotes.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Ours, one per request, a UUID of version 7 (RFC 9562 §5.7): in every answer, log line and entry.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RequestId(Uuid);
@@ -231,11 +257,33 @@ macro_rules! shown_as_text {
         }
     )*};
 }
-shown_as_text!(SessionId, GroupId, CallerName, Origin, RequestId);
+shown_as_text!(SessionId, GroupId, CallerName, Origin, IdempotencyKey, RequestId);
+
+macro_rules! read_from_text {
+    ($($name:ident),*) => {$(
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(from)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+read_from_text!(SessionId, CallerName);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idempotency_key_is_the_same_quoted_or_bare() {
+        let key = |value: &str| IdempotencyKey::parse(value.as_bytes()).map(|key| key.as_str().to_owned());
+        assert_eq!((key("\"a-1\""), key("a-1")), (Some("a-1".into()), Some("a-1".into())));
+        assert!(key(&"k".repeat(255)).is_some() && key(&format!("\"{}\"", "k".repeat(255))).is_some());
+        for bad in ["", "\"\"", "\"", "\"a", "a\"", "a b", "a\tb", "é", &"k".repeat(256)] {
+            assert_eq!(key(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn a_group_is_a_word_with_or_without_its_suffix() {

@@ -187,7 +187,15 @@ mod tests {
         let (token, _) = new_token().unwrap();
         let name = |text| CallerName::parse(text).unwrap();
         let tokens = vec![config::Token { id: name("t1"), sha256: Sha256::digest(token.as_bytes()).into(), expires }];
-        let caller = config::Caller { name: name("c"), tokens, from: None, rates: vec![], allow: vec![], deny: vec![] };
+        let caller = config::Caller {
+            name: name("c"),
+            tokens,
+            from: None,
+            rates: vec![],
+            budgets: vec![],
+            allow: vec![],
+            deny: vec![],
+        };
         (Identity::new(&[caller]), token)
     }
 

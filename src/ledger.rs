@@ -4,8 +4,10 @@
 //! [`Ledger::intend`] answers [`Intended::Recorded`] and when [`Ledger::conclude`] answers `Ok`, the entry
 //! survives a crash of the process and of the machine.
 
+pub mod admission;
 pub mod checkpoint;
 pub mod entry;
+pub mod freeze;
 pub mod glance;
 pub mod receipt;
 pub mod search;
@@ -16,7 +18,9 @@ pub mod verify;
 
 use crate::clock::Timestamp;
 use crate::id::{RequestId, Target};
-use entry::{Body, Intention, Outcome, Resolution};
+use admission::{Answered, Asked, Declined, Replay};
+use entry::{Body, Outcome, Resolution};
+use freeze::{Covers, Freeze, Freezes};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -27,11 +31,31 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What the path needs of a store.
 pub trait Ledger: Send + Sync + 'static {
-    /// Records an intent. Dropping the future does not take the question back.
-    fn intend(&self, intention: Intention) -> Answer<'_, Intended>;
+    /// Decides about an intent and records it, in one transaction. Dropping the future does not take the question back.
+    fn intend(&self, asked: Asked) -> Answer<'_, Intended>;
 
-    /// Records what came of an intent, once: it takes the proof that the intent was recorded.
-    fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>>;
+    /// Records what came of an intent, once: it takes the proof that the intent was recorded. What was answered is kept
+    /// for the intent's idempotency key.
+    fn conclude(
+        &self,
+        recorded: Recorded,
+        outcome: Outcome,
+        answered: Option<Answered>,
+    ) -> Answer<'_, Result<(), NotRecorded>>;
+
+    /// Records a freeze. When this answers `Ok` no intent that it covers is admitted any more; those that were admitted
+    /// before may still be under way, see [`Ledger::covered`].
+    fn freeze(&self, freeze: Freeze) -> Answer<'_, Result<(), NotRecorded>>;
+
+    /// Takes back the freeze that covers just this, and records who did and why. `false`: there is none, and nothing was
+    /// recorded.
+    fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Answer<'_, Result<bool, NotRecorded>>;
+
+    /// Every freeze that this process knows of. Its writes are seen here before they are answered.
+    fn freezes(&self) -> Arc<Freezes>;
+
+    /// The requests that this covers and whose intents have no outcome yet. `None`: the store cannot say.
+    fn covered(&self, covers: Covers) -> Answer<'_, Option<Vec<RequestId>>>;
 
     /// The `unknown` outcome that has waited longest for a look at its picture, if it has waited since `until`
     /// or longer. `None` also when the store cannot say.
@@ -65,6 +89,10 @@ pub trait Ledger: Send + Sync + 'static {
 pub enum Intended {
     /// It is durable.
     Recorded(Recorded),
+    /// It is not admitted, and not recorded.
+    Declined(Declined),
+    /// The same was asked before, under the same key.
+    Replay(Replay),
     /// It is not recorded, or it is not known whether it is: nothing may be sent.
     Unavailable,
 }

@@ -118,7 +118,8 @@ mod tests {
     ) -> Result<Arc<str>, NotAllowed> {
         let name = CallerName::parse("c").unwrap();
         let from = from.map(|net| vec![net.parse().unwrap()]);
-        let caller = config::Caller { name: name.clone(), tokens: vec![], from, rates: vec![], allow, deny };
+        let caller =
+            config::Caller { name: name.clone(), tokens: vec![], from, rates: vec![], budgets: vec![], allow, deny };
         let target = Target { session: SessionId::parse("s1").unwrap(), group: GroupId::parse(group).unwrap() };
         Policy::new(&[caller]).decide(&name, "10.1.2.3".parse().unwrap(), &target)
     }

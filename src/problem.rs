@@ -1,7 +1,7 @@
 //! The only place that turns an error into a response: RFC 9457 `application/problem+json`, with the
 //! two members that the provider's SDKs read (`success`, `message`) beside the standard ones.
 
-use crate::error::{Failed, NotAllowed, Refused, Sent, Withheld};
+use crate::error::{Failed, NotAdmitted, NotAllowed, Refused, Sent, Withheld};
 use crate::head::HeadFault;
 use crate::id::RequestId;
 use bytes::Bytes;
@@ -75,6 +75,11 @@ impl Problem {
         Self::refused(status, "bad-request", "The request is not acceptable", detail)
     }
 
+    fn frozen(reason: &str) -> Self {
+        let detail = format!("deletions are stopped by an operator: {reason}");
+        Self::refused(StatusCode::FORBIDDEN, "frozen", "Deletions are stopped", detail)
+    }
+
     fn unavailable(code: &'static str, title: &'static str, detail: &'static str) -> Self {
         Self { retry: Retry::Soon, ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, code, title, detail) }
     }
@@ -91,7 +96,7 @@ impl Problem {
     /// The response. Its body is complete; `X-Request-Id` is set.
     #[must_use]
     pub fn into_response(self, id: RequestId) -> Response<Bytes> {
-        let document = Document {
+        let said = Document {
             r#type: format!("{TYPE_BASE}{}", self.code),
             title: self.title,
             status: self.status.as_u16(),
@@ -102,14 +107,9 @@ impl Problem {
             success: false,
             message: &self.detail,
         };
-        let body = serde_json::to_vec(&document).unwrap_or_default();
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = self.status;
+        let body = serde_json::to_vec(&said).unwrap_or_default();
+        let mut response = document(self.status.as_u16(), body.into(), id);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
-            headers.insert("x-request-id", id);
-        }
         match self.retry {
             Retry::Unsaid => {}
             Retry::After(seconds) => drop(headers.insert(RETRY_AFTER, seconds.into())),
@@ -123,6 +123,18 @@ impl Problem {
         }
         response
     }
+}
+
+/// A document that was made before, for the request that it was made for.
+#[must_use]
+pub fn document(status: u16, body: Bytes, id: RequestId) -> Response<Bytes> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
 }
 
 impl From<Withheld> for Problem {
@@ -146,6 +158,35 @@ impl From<Withheld> for Problem {
                 "The ledger cannot be read",
                 "the ledger cannot be read now; the gateway's log says why",
             ),
+        }
+    }
+}
+
+impl From<&NotAdmitted> for Problem {
+    fn from(reason: &NotAdmitted) -> Self {
+        match reason {
+            NotAdmitted::Frozen(reason) => Self::frozen(reason),
+            NotAdmitted::InFlight => Self::refused(
+                StatusCode::CONFLICT,
+                "in-flight",
+                "The same is under way",
+                "a deletion of this picture, or one with this Idempotency-Key, is under way; ask again when it is done",
+            ),
+            NotAdmitted::KeyReused => Self::refused(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "idempotency-key-reused",
+                "The Idempotency-Key was used before",
+                "this Idempotency-Key was used for another picture; make a new one for each deletion",
+            ),
+            NotAdmitted::BudgetExhausted { whose, retry_after_s } => Self {
+                retry: Retry::After(*retry_after_s),
+                ..Self::refused(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "budget-exhausted",
+                    "The budget is used up",
+                    format!("{whose}; there is room again in {retry_after_s} s"),
+                )
+            },
         }
     }
 }
@@ -183,6 +224,7 @@ impl From<&Refused> for Problem {
                     format!("{whose}; try again in {retry_after_s} s"),
                 )
             },
+            Refused::NotAdmitted(reason) => Self::from(reason),
             Refused::LedgerUnavailable => Self::unavailable(
                 "ledger-unavailable",
                 "The ledger takes no entries",
@@ -242,6 +284,7 @@ impl From<&Failed> for Problem {
                 "The provider cannot be reached",
                 "no connection to the provider; nothing was sent",
             ),
+            Failed::Frozen(reason) => Self::frozen(reason),
             Failed::TooLateToSend => Self::unavailable(
                 "overloaded",
                 "The gateway is overloaded",

@@ -251,7 +251,7 @@ impl Upstream {
         let result = result.unwrap_or(Err(Failed::OutcomeUnknown("the provider did not answer in time")));
         match &result {
             Err(Failed::UpstreamUnreachable) => self.unreachable.store(true, Ordering::Relaxed),
-            Err(Failed::TooLateToSend) => {}
+            Err(Failed::TooLateToSend | Failed::Frozen(_)) => {}
             Err(Failed::UpstreamCredentialsRefused) => {
                 self.key_refused.store(true, Ordering::Relaxed);
                 self.unreachable.store(false, Ordering::Relaxed);

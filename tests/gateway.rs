@@ -5,6 +5,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "what a failing test has to say")]
 #![allow(unreachable_pub, clippy::clone_on_ref_ptr, reason = "no one imports a test")]
 
+#[path = "gateway/admitting.rs"]
+mod admitting;
 #[path = "gateway/answers.rs"]
 mod answers;
 #[path = "gateway/asking.rs"]

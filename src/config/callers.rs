@@ -1,5 +1,6 @@
 //! `[[callers]]`: who is known, from where, and what each may do. And the rates, which `[limits]` has too.
 
+use super::budget::Budget;
 use super::listen::network;
 use super::section::Section;
 use crate::clock::Timestamp;
@@ -20,6 +21,8 @@ pub struct Caller {
     pub from: Option<Vec<IpNet>>,
     /// How fast.
     pub rates: Vec<Rate>,
+    /// How many in hours or days.
+    pub budgets: Vec<Budget>,
     /// What it may do.
     pub allow: Vec<Rule>,
     /// What it may not do, whatever is allowed.
@@ -189,11 +192,11 @@ impl Caller {
         let name = section.parsed("name", name);
         let tokens = section.tables("tokens").into_iter().filter_map(Token::read).collect();
         let from = section.list("from", network);
-        let rates = rates(&mut section);
+        let (rates, budgets) = (rates(&mut section), Budget::read_all(&mut section));
         let allow = section.tables("allow").into_iter().map(Rule::read).collect();
         let deny = section.tables("deny").into_iter().map(Rule::read).collect();
         section.finish();
-        Some(Self { name: name?, tokens, from, rates, allow, deny })
+        Some(Self { name: name?, tokens, from, rates, budgets, allow, deny })
     }
 
     /// Reads all callers; a name or a token that is there twice is a fault.

@@ -100,12 +100,12 @@ impl Section {
 
     /// One of a few words.
     pub(super) fn one_of<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Option<T> {
-        self.parsed(name, |text| {
-            words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
-                let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-                format!("\"{text}\" is not known; write one of: {}", list.join(", "))
-            })
-        })
+        self.parsed(name, |text| word(text, words))
+    }
+
+    /// The same for one that may be missing.
+    pub(super) fn one_of_if_there<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.parsed_if_there(name, |text| word(text, words))
     }
 
     /// A path; a relative one starts at the folder of the configuration file.
@@ -227,6 +227,13 @@ impl Section {
             self.fault(name, value.origin(), what);
         }
     }
+}
+
+fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
+    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
+        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        format!("\"{text}\" is not known; write one of: {}", list.join(", "))
+    })
 }
 
 fn kind_name(kind: &ValueKind) -> &'static str {

@@ -5,7 +5,7 @@ use super::trace::Trace;
 use crate::error::Refused;
 use crate::failpoint;
 use crate::head::Head;
-use crate::id::{GroupId, SessionId, Target};
+use crate::id::{GroupId, IdempotencyKey, SessionId, Target};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -14,6 +14,7 @@ pub struct Accepted {
     pub(super) head: Head,
     pub(super) target: Target,
     pub(super) dry_run: bool,
+    pub(super) key: Option<IdempotencyKey>,
 }
 
 /// Takes a head that keeps HTTP's rules and keeps ours, or refuses it.
@@ -26,7 +27,8 @@ pub fn accept(head: Head, trusted_proxies: &[IpNet], trace: &mut Trace) -> Resul
     let (target, by_path) = route(head.method(), head.target())?;
     trace.target = Some(target.clone());
     let by_field = dry_run_field(&head)?;
-    Ok(Accepted { head, target, dry_run: by_path || by_field })
+    let key = idempotency_key(&head)?;
+    Ok(Accepted { head, target, dry_run: by_path || by_field, key })
 }
 
 /// Parses `/S/groups/G/picture`, optionally behind `/dry-run`.
@@ -77,6 +79,16 @@ fn dry_run_field(head: &Head) -> Result<bool, Refused> {
         (Some(b"true"), None) => Ok(true),
         _ => Err(Refused::BadField("`X-Dry-Run` is `true` or `false`, once")),
     }
+}
+
+fn idempotency_key(head: &Head) -> Result<Option<IdempotencyKey>, Refused> {
+    let mut values = head.values("idempotency-key");
+    match (values.next(), values.next()) {
+        (None, _) => Some(None),
+        (Some(value), None) => IdempotencyKey::parse(value).map(Some),
+        _ => None,
+    }
+    .ok_or(Refused::BadField("`Idempotency-Key` is 1 to 255 visible ASCII characters, in quotes or without, once"))
 }
 
 /// Who really calls: the connection's peer, unless that is a proxy that is trusted to say.

@@ -5,7 +5,8 @@ use super::trace::{Ending, Trace};
 use crate::error::{Failed, Sent};
 use crate::failpoint;
 use crate::id::RequestId;
-use crate::problem::Problem;
+use crate::ledger::admission::Replay;
+use crate::problem::{self, Problem};
 use crate::rate::Standing;
 use crate::telemetry::{Kind, Metrics};
 use bytes::Bytes;
@@ -50,6 +51,23 @@ pub(super) fn success(body: Bytes, id: RequestId) -> Response<Bytes> {
     if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
         response.headers_mut().insert("x-request-id", id);
     }
+    response
+}
+
+/// The answer that an earlier request under the same idempotency key got: its own, with its own request id.
+pub(super) fn replay(replay: Replay, trace: &Trace, metrics: &Metrics) -> Response<Bytes> {
+    let Replay { request_id, answered } = replay;
+    let mut response = match answered {
+        Some(answered) if answered.confirmed => success(answered.body.into(), request_id),
+        Some(answered) => problem::document(answered.status, answered.body.into(), request_id),
+        None => {
+            Problem::from(&Failed::OutcomeUnknown("it was not known when it was first asked")).into_response(request_id)
+        }
+    };
+    response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
+    rate_fields(response.headers_mut(), &trace.standings);
+    let (status, detail) = (response.status().as_u16(), format!("the answer to request {request_id}"));
+    trace.finish(&Ending { decision: "replayed", code: "ok", status, sent: word(Sent::No), detail }, metrics);
     response
 }
 

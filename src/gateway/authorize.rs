@@ -2,11 +2,16 @@
 
 use super::authenticate::Caller;
 use super::trace::Trace;
-use crate::error::Refused;
+use crate::clock::Timestamp;
+use crate::config::{self, Budget};
+use crate::error::{NotAdmitted, Refused};
 use crate::failpoint;
-use crate::id::Target;
+use crate::id::{CallerName, RequestId, Target};
+use crate::ledger::admission::Asked;
 use crate::ledger::entry::Intention;
+use crate::ledger::freeze::Freezes;
 use crate::policy::Policy;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,16 +20,40 @@ pub struct Permit {
     caller: Caller,
     rule: Arc<str>,
     policy: Arc<str>,
+    budgets: Arc<[Budget]>,
 }
 
-/// Asks the policy.
+/// How many deletions each caller has in hours or days.
+pub struct Budgets(HashMap<CallerName, Arc<[Budget]>>);
+
+impl Budgets {
+    /// Takes over the callers' budgets.
+    #[must_use]
+    pub fn new(callers: &[config::Caller]) -> Self {
+        Self(callers.iter().map(|caller| (caller.name.clone(), caller.budgets.clone().into())).collect())
+    }
+}
+
+/// Asks the policy, then the freezes that this process knows of: so a frozen request takes nothing from a rate. Whether
+/// it is frozen is decided when its intent is recorded.
 ///
 /// # Errors
 /// 403 with the reason.
-pub fn authorize(caller: Caller, policy: &Policy, trace: &mut Trace) -> Result<Permit, Refused> {
+pub fn authorize(
+    caller: Caller,
+    policy: &Policy,
+    budgets: &Budgets,
+    freezes: &Freezes,
+    trace: &mut Trace,
+) -> Result<Permit, Refused> {
     failpoint::hit("authorize");
-    let rule = policy.decide(&caller.who.caller, trace.peer, &caller.accepted.target)?;
-    Ok(Permit { caller, rule, policy: Arc::clone(policy.hash()) })
+    let (name, target) = (&caller.who.caller, &caller.accepted.target);
+    let rule = policy.decide(name, trace.peer, target)?;
+    if let Some(freeze) = freezes.covering(name, &target.session, Timestamp::now()) {
+        return Err(NotAdmitted::Frozen(freeze.reason.clone()).into());
+    }
+    let budgets = budgets.0.get(name).map(Arc::clone).unwrap_or_default();
+    Ok(Permit { caller, rule, policy: Arc::clone(policy.hash()), budgets })
 }
 
 impl Permit {
@@ -36,8 +65,8 @@ impl Permit {
         &self.caller.who
     }
 
-    /// The target, and what the ledger is to say about the request.
-    pub(super) fn into_intention(self, request_id: crate::id::RequestId, peer: IpAddr) -> (Target, Intention) {
+    /// The target, and what the ledger is asked.
+    pub(super) fn into_asked(self, request_id: RequestId, peer: IpAddr) -> (Target, Asked) {
         let Caller { accepted, who } = self.caller;
         let once = |name| {
             let mut values = accepted.head.values(name);
@@ -56,7 +85,7 @@ impl Permit {
             trace_id: once("traceparent").and_then(trace_id),
             caller_request_id: once("x-request-id").filter(visible).map(str::to_owned),
         };
-        (accepted.target, intention)
+        (accepted.target, Asked { intention, key: accepted.key, budgets: self.budgets })
     }
 }
 

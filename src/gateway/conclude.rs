@@ -5,7 +5,9 @@ use super::trace::Trace;
 use crate::clock::moment;
 use crate::error::{Failed, Sent};
 use crate::failpoint;
+use crate::id::RequestId;
 use crate::ledger::Ledger;
+use crate::ledger::admission::Answered;
 use crate::ledger::entry::{End, Outcome};
 use crate::problem::Problem;
 use crate::upstream::Confirmed;
@@ -23,7 +25,7 @@ pub struct Concluded {
 
 fn end(failed: &Failed) -> End {
     match failed {
-        Failed::UpstreamUnreachable | Failed::TooLateToSend => End::NotSent,
+        Failed::UpstreamUnreachable | Failed::TooLateToSend | Failed::Frozen(_) => End::NotSent,
         Failed::UpstreamRefused { .. } | Failed::UpstreamCredentialsRefused => End::Refused,
         Failed::UpstreamFailed { .. } | Failed::UpstreamNotConfirmed(_) | Failed::OutcomeUnknown(_) => End::Unknown,
     }
@@ -37,17 +39,30 @@ fn provider_status(result: &Result<Confirmed, Failed>) -> Option<u16> {
         Err(
             Failed::UpstreamUnreachable
             | Failed::TooLateToSend
+            | Failed::Frozen(_)
             | Failed::UpstreamNotConfirmed(_)
             | Failed::OutcomeUnknown(_),
         ) => None,
     }
 }
 
+/// What the caller is about to hear, kept for its idempotency key.
+fn answered(result: &Result<Confirmed, Failed>, request_id: RequestId) -> Answered {
+    let (status, body) = match result {
+        Ok(confirmed) => (200, confirmed.body.clone()),
+        Err(failed) => {
+            let response = Problem::from(failed).into_response(request_id);
+            (response.status().as_u16(), response.into_body())
+        }
+    };
+    Answered { status, confirmed: result.is_ok(), body: String::from_utf8_lossy(&body).into_owned() }
+}
+
 /// Records the outcome. A record that fails changes nothing about what happened: it becomes part of the answer.
 pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> Concluded {
     failpoint::hit("conclude");
     let started = moment();
-    let Reply { recorded, result, slot, deadline } = reply;
+    let Reply { recorded, result, slot, deadline, is_keyed } = reply;
     let (end, code, sent) = match &result {
         Ok(_) => (End::Deleted, None, Sent::Yes),
         Err(failed) => {
@@ -56,10 +71,11 @@ pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> C
         }
     };
     let status = provider_status(&result);
+    let answered = is_keyed.then(|| answered(&result, recorded.request_id()));
     let outcome = Outcome { request_id: recorded.request_id(), outcome: end, status, code, sent };
     // The record goes on where this ends. The caller does not wait for it longer than it waits for us.
-    let recording =
-        tokio::time::timeout_at((started.max(deadline) + LAST_PATIENCE).into(), ledger.conclude(recorded, outcome));
+    let recording = ledger.conclude(recorded, outcome, answered);
+    let recording = tokio::time::timeout_at((started.max(deadline) + LAST_PATIENCE).into(), recording);
     let unrecorded = !matches!(recording.await, Ok(Ok(())));
     drop(slot);
     trace.mark("conclude", started);

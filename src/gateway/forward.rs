@@ -1,10 +1,11 @@
 //! Send it, once. Whatever happens is a value: from here on nothing may be lost on the way out.
 
 use super::intend::Intent;
-use crate::clock::Moment;
+use crate::clock::{Moment, Timestamp};
 use crate::error::Failed;
 use crate::failpoint;
 use crate::ledger::Recorded;
+use crate::ledger::freeze::Freezes;
 use crate::tasks::Tasks;
 use crate::upstream::{Confirmed, Upstream};
 use futures_util::FutureExt;
@@ -17,16 +18,22 @@ pub struct Reply {
     pub(super) result: Result<Confirmed, Failed>,
     pub(super) slot: Option<OwnedSemaphorePermit>,
     pub(super) deadline: Moment,
+    pub(super) is_keyed: bool,
 }
 
-/// Forwards an intent. A panic on the way and an end of the process's patience are outcomes too.
-pub async fn forward(intent: Intent, upstream: &Upstream, tasks: &Tasks) -> Reply {
+/// Forwards an intent, unless it was frozen since it was recorded. A panic on the way and an end of the process's
+/// patience are outcomes too.
+pub async fn forward(intent: Intent, freezes: &Freezes, upstream: &Upstream, tasks: &Tasks) -> Reply {
     failpoint::hit("forward");
-    let Intent { recorded, prepared, deadline, slot } = intent;
+    let Intent { recorded, prepared, deadline, slot, caller, session, is_keyed } = intent;
+    if let Some(freeze) = freezes.covering(&caller, &session, Timestamp::now()) {
+        let result = Err(Failed::Frozen(freeze.reason.clone()));
+        return Reply { recorded, result, slot, deadline, is_keyed };
+    }
     let sending = AssertUnwindSafe(upstream.delete(prepared, deadline)).catch_unwind();
     let result = tokio::select! {
         result = sending => result.unwrap_or(Err(Failed::OutcomeUnknown("the gateway failed while it was sending"))),
         () = tasks.abandoned() => Err(Failed::OutcomeUnknown("the gateway was stopped before the provider answered")),
     };
-    Reply { recorded, result, slot, deadline }
+    Reply { recorded, result, slot, deadline, is_keyed }
 }

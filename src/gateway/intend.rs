@@ -3,8 +3,11 @@
 use super::limit::Admission;
 use super::trace::Trace;
 use crate::clock::{Moment, moment};
-use crate::error::Refused;
+use crate::config::Per;
+use crate::error::{NotAdmitted, Refused};
 use crate::failpoint;
+use crate::id::{CallerName, SessionId};
+use crate::ledger::admission::{Declined, Replay};
 use crate::ledger::{Intended, Ledger, Recorded};
 use crate::upstream::{Prepared, Unprepared, Upstream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,12 +19,45 @@ pub struct Intent {
     pub(super) prepared: Prepared,
     pub(super) deadline: Moment,
     pub(super) slot: Option<OwnedSemaphorePermit>,
+    pub(super) caller: CallerName,
+    pub(super) session: SessionId,
+    pub(super) is_keyed: bool,
+}
+
+/// Why there is no intent.
+pub enum Unintended {
+    /// It is refused.
+    Refused(Refused),
+    /// It was asked before, under the same idempotency key.
+    Replay(Replay),
+}
+
+impl From<Refused> for Unintended {
+    fn from(refused: Refused) -> Self {
+        Unintended::Refused(refused)
+    }
+}
+
+fn declined(declined: Declined, caller: &CallerName) -> NotAdmitted {
+    match declined {
+        Declined::Frozen(reason) => NotAdmitted::Frozen(reason),
+        Declined::InFlight => NotAdmitted::InFlight,
+        Declined::KeyReused => NotAdmitted::KeyReused,
+        Declined::BudgetExhausted { budget, retry_after_s } => {
+            let each = match budget.per {
+                Per::Caller => "",
+                Per::Session => " in each session",
+            };
+            let whose = format!("the budget of {caller} is {} in {} s{each}", budget.max, budget.per_s);
+            NotAdmitted::BudgetExhausted { whose, retry_after_s }
+        }
+    }
 }
 
 /// Builds the provider's request, then records the intent. When this returns `Ok`, the entry survives a crash.
 ///
 /// # Errors
-/// 503 without a key or without a durable entry, 500 when the URL would not be the one that was meant,
+/// 403, 409, 422 and 429 when the ledger does not admit it, 503 without a key or without a durable entry, 500 when the URL would not be the one that was meant,
 /// or when this panics before the ledger is asked.
 pub async fn intend(
     admission: Admission,
@@ -29,30 +65,34 @@ pub async fn intend(
     upstream: &Upstream,
     ledger: &dyn Ledger,
     trace: &mut Trace,
-) -> Result<Intent, Refused> {
+) -> Result<Intent, Unintended> {
     let started = moment();
     // Until the ledger is asked nothing is recorded: a panic here is a refusal too.
     let prepare = AssertUnwindSafe(|| {
         failpoint::hit("intend");
         let Admission { permit, slot } = admission;
-        let (target, intention) = permit.into_intention(trace.id, trace.peer);
+        let (target, asked) = permit.into_asked(trace.id, trace.peer);
         failpoint::hit("prepare");
         let prepared = upstream.prepare(&target).map_err(|unprepared| match unprepared {
             Unprepared::NoKey => Refused::KeyUnavailable,
             Unprepared::OtherUrl => Refused::Internal,
         })?;
-        Ok((prepared, intention, slot))
+        Ok((prepared, asked, slot))
     });
-    let (prepared, intention, slot) = catch_unwind(prepare).unwrap_or(Err(Refused::Internal))?;
+    let (prepared, asked, slot) = catch_unwind(prepare).unwrap_or(Err(Refused::Internal))?;
     // At the deadline the caller hears that nothing was sent. An entry that becomes durable after that is concluded as
     // `not-sent` by the ledger, since nobody takes its proof any more.
-    let asked = tokio::time::timeout_at(deadline.into(), ledger.intend(intention));
-    match asked.await.unwrap_or(Intended::Unavailable) {
+    let (caller, session) = (asked.intention.caller.clone(), asked.intention.session.clone());
+    let is_keyed = asked.key.is_some();
+    let intending = tokio::time::timeout_at(deadline.into(), ledger.intend(asked));
+    match intending.await.unwrap_or(Intended::Unavailable) {
         Intended::Recorded(recorded) => {
             trace.seq = Some(recorded.seq());
             trace.mark("intend", started);
-            Ok(Intent { recorded, prepared, deadline, slot })
+            Ok(Intent { recorded, prepared, deadline, slot, caller, session, is_keyed })
         }
-        Intended::Unavailable => Err(Refused::LedgerUnavailable),
+        Intended::Declined(why) => Err(Refused::from(declined(why, &caller)).into()),
+        Intended::Replay(replay) => Err(Unintended::Replay(replay)),
+        Intended::Unavailable => Err(Refused::LedgerUnavailable.into()),
     }
 }

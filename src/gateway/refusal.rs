@@ -101,7 +101,8 @@ impl Refusals {
 
     /// Says what would have happened.
     pub(super) fn dry_run(&self, admission: Admission, trace: Trace) -> Response<Bytes> {
-        let (_, intention) = admission.permit.into_intention(trace.id, trace.peer);
+        let (_, asked) = admission.permit.into_asked(trace.id, trace.peer);
+        let intention = asked.intention;
         let body =
             serde_json::json!({"success": true, "dry_run": true, "rule": &*intention.rule, "request_id": trace.id});
         let mut response = success(body.to_string().into(), trace.id);

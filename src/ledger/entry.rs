@@ -1,5 +1,6 @@
 //! Entries: one JSON object each, in the order of their members below, at most 65,535 bytes.
 
+use super::freeze::{Covers, Freeze};
 use crate::clock::Timestamp;
 use crate::error::Sent;
 use crate::id::{CallerName, GroupId, RequestId, SessionId, Target};
@@ -162,6 +163,14 @@ pub enum Body {
     DryRun(Intention),
     Policy {
         policy: Arc<str>,
+    },
+    Freeze(Freeze),
+    /// A freeze was taken back.
+    Unfreeze {
+        #[serde(flatten)]
+        covers: Covers,
+        reason: String,
+        by: String,
     },
     Start {
         version: &'static str,

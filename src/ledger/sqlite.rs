@@ -11,6 +11,7 @@ mod op;
 mod recover;
 mod reindex;
 mod sealing;
+mod standing;
 mod syncing;
 mod tree_store;
 mod unresolved;
@@ -20,13 +21,17 @@ pub use asking::SqliteReader;
 pub use backup::{Backup, BackupFault, backup};
 pub use reindex::reindex;
 
-use super::entry::{Body, Encoded, Intention, Outcome, Resolution};
+use super::admission::{Answered, Asked, Question};
+use super::entry::{Body, Encoded, Outcome, Resolution};
+use super::freeze::{Covers, Freeze, Freezes};
 use super::{Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, Recorded, Unresolved};
 use crate::clock::Timestamp;
 use crate::config;
+use crate::id::RequestId;
 use crate::telemetry::Metrics;
+use arc_swap::ArcSwap;
 use follower::Progress;
-use op::{Concluding, Op, Receipt};
+use op::{Concluding, Op, Reading, Receipt};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -49,6 +54,7 @@ pub struct Sqlite {
     notes: Arc<AtomicUsize>,
     health: watch::Receiver<Health>,
     progress: Arc<Progress>,
+    freezes: Arc<ArcSwap<Freezes>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -57,7 +63,7 @@ struct Queue(mpsc::Sender<Op>);
 
 impl Abandoned for Queue {
     fn abandoned(&self, seq: u64, outcome: Outcome) {
-        if let Ok(concluding) = Concluding::new(outcome) {
+        if let Ok(concluding) = Concluding::new(outcome, None) {
             let _ = self.0.send(Op::Conclude(seq, concluding, None));
         }
     }
@@ -83,12 +89,12 @@ impl Sqlite {
         let notes = Arc::new(AtomicUsize::new(0));
         let queue = (queue, Arc::downgrade(&ops));
         let (writer, recovered) = Writer::open(config, queue, health_is, Arc::clone(&notes), metrics)?;
-        let progress = writer.progress();
+        let (progress, freezes) = (writer.progress(), writer.freezes());
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run())
             .map_err(|e| OpenError::Unusable(format!("the ledger's thread cannot be started: {e}")))?;
-        Ok((Self { ops, notes, health, progress, thread: Mutex::new(Some(thread)) }, recovered))
+        Ok((Self { ops, notes, health, progress, freezes, thread: Mutex::new(Some(thread)) }, recovered))
     }
 }
 
@@ -102,21 +108,48 @@ impl Sqlite {
 }
 
 impl Ledger for Sqlite {
-    fn intend(&self, intention: Intention) -> Answer<'_, Intended> {
+    fn intend(&self, asked: Asked) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
-        let request_id = intention.request_id;
-        let body = Encoded::new(&Body::Intent(intention));
-        let asked = body.is_ok_and(|body| self.ops.0.send(Op::Intend(request_id, body, answer)).is_ok());
+        let question = Box::new(Question::from(&asked));
+        let body = Encoded::new(&Body::Intent(asked.intention));
+        let asked = body.is_ok_and(|body| self.ops.0.send(Op::Intend(question, body, answer)).is_ok());
         Box::pin(async move { if asked { wait.await.unwrap_or(Intended::Unavailable) } else { Intended::Unavailable } })
     }
 
-    fn conclude(&self, recorded: Recorded, outcome: Outcome) -> Answer<'_, Result<(), NotRecorded>> {
-        self.record(|answer| Ok(Op::Conclude(recorded.spend(), Concluding::new(outcome)?, Some(answer))))
+    fn conclude(
+        &self,
+        recorded: Recorded,
+        outcome: Outcome,
+        answered: Option<Answered>,
+    ) -> Answer<'_, Result<(), NotRecorded>> {
+        self.record(|answer| Ok(Op::Conclude(recorded.spend(), Concluding::new(outcome, answered)?, Some(answer))))
+    }
+
+    fn freeze(&self, freeze: Freeze) -> Answer<'_, Result<(), NotRecorded>> {
+        let body = Encoded::new(&Body::Freeze(freeze.clone()));
+        self.record(|answer| Ok(Op::Freeze(freeze, body?, answer)))
+    }
+
+    fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Answer<'_, Result<bool, NotRecorded>> {
+        let (answer, wait) = oneshot::channel();
+        let body = Encoded::new(&Body::Unfreeze { covers: covers.clone(), reason, by });
+        let asked = body.is_ok_and(|body| self.ops.0.send(Op::Unfreeze(covers, body, answer)).is_ok());
+        Box::pin(async move { if asked { wait.await.unwrap_or(Err(NotRecorded)) } else { Err(NotRecorded) } })
+    }
+
+    fn freezes(&self) -> Arc<Freezes> {
+        self.freezes.load_full()
+    }
+
+    fn covered(&self, covers: Covers) -> Answer<'_, Option<Vec<RequestId>>> {
+        let (answer, wait) = oneshot::channel();
+        let asked = self.ops.0.send(Op::Read(Reading::Covered(covers, answer)));
+        Box::pin(async move { if asked.is_ok() { wait.await.ok().flatten() } else { None } })
     }
 
     fn unresolved(&self, until: Timestamp) -> Answer<'_, Option<Unresolved>> {
         let (answer, wait) = oneshot::channel();
-        let asked = self.ops.0.send(Op::Unresolved(until, answer));
+        let asked = self.ops.0.send(Op::Read(Reading::Unresolved(until, answer)));
         Box::pin(async move { if asked.is_ok() { wait.await.ok().flatten() } else { None } })
     }
 

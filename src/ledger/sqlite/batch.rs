@@ -1,11 +1,15 @@
 //! One open transaction of the writer: what stands between BEGIN and COMMIT. Dropped without a commit, it never was.
 
 use super::database::{self, Statements};
+use super::op::{Concluding, Owed};
+use super::standing::Standing;
 use super::unresolved;
 use crate::clock::Timestamp;
-use crate::id::RequestId;
+use crate::config::OnExhausted;
 use crate::ledger::Unresolved;
-use crate::ledger::entry::Encoded;
+use crate::ledger::admission::{Decided, Declined, Question};
+use crate::ledger::entry::{Body, Encoded, End};
+use crate::ledger::freeze::{Covers, Freeze};
 use rusqlite::{Connection, Result};
 
 /// How far the ledger has come.
@@ -23,6 +27,7 @@ pub(super) struct Head {
 pub(super) struct Batch<'a> {
     db: &'a Connection,
     statements: Statements<'a>,
+    standing: &'a mut Standing,
     head: Head,
     /// The time of all its entries, and how it is spelt: it never runs backwards in the log.
     time: Timestamp,
@@ -33,11 +38,12 @@ pub(super) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Begins, behind `head`.
-    pub(super) fn begin(db: &'a Connection, head: Head) -> Result<Self> {
+    pub(super) fn begin(db: &'a Connection, head: Head, standing: &'a mut Standing) -> Result<Self> {
         let statements = Statements::new(db)?;
         database::begin(db)?;
         let time = Timestamp::now().max(head.latest);
-        Ok(Self { db, statements, head, time, spelt: time.to_string(), bytes: Vec::with_capacity(1024), is_open: true })
+        let (spelt, bytes) = (time.to_string(), Vec::with_capacity(1024));
+        Ok(Self { db, statements, standing, head, time, spelt, bytes, is_open: true })
     }
 
     /// Adds an entry; returns its number and time.
@@ -50,19 +56,61 @@ impl<'a> Batch<'a> {
         Ok((seq, self.time))
     }
 
-    /// Adds an intent, which is in flight from now on.
-    pub(super) fn intend(&mut self, request_id: RequestId, body: &Encoded) -> Result<(u64, Timestamp)> {
+    /// Decides about an intent, and adds it where it is admitted: it is in flight from then on.
+    pub(super) fn intend(&mut self, asked: &Question, body: &Encoded) -> Result<Owed> {
+        match self.standing.decide(self.db, asked, self.time)? {
+            Decided::Admit => {}
+            Decided::Decline(declined) => {
+                self.exhausted(asked, &declined)?;
+                return Ok(Owed::Declined(declined));
+            }
+            Decided::Replay(replay) => return Ok(Owed::Replay(replay)),
+        }
         let (seq, time) = self.append(body)?;
+        let request_id = asked.request_id;
         self.statements.take_off(seq, &request_id.to_string())?;
-        Ok((seq, time))
+        self.standing.take_off(self.db, seq, asked, time)?;
+        Ok(Owed::Recorded { seq, request_id, time })
+    }
+
+    /// A used up budget may be one that freezes its caller.
+    fn exhausted(&mut self, asked: &Question, declined: &Declined) -> Result<()> {
+        let Declined::BudgetExhausted { budget, .. } = declined else { return Ok(()) };
+        if budget.on_exhausted != OnExhausted::Freeze {
+            return Ok(());
+        }
+        let freeze = Freeze {
+            covers: Covers::Caller { caller: asked.caller.clone() },
+            until: None,
+            reason: format!("the budget of {} deletions in {} s was used up", budget.max, budget.per_s),
+            by: "the gateway".to_owned(),
+        };
+        let body = Encoded::new(&Body::Freeze(freeze.clone())).map_err(database::not_encoded)?;
+        self.freeze(freeze, &body)
+    }
+
+    /// Adds a freeze: from its entry on nothing that it covers is admitted.
+    pub(super) fn freeze(&mut self, freeze: Freeze, body: &Encoded) -> Result<()> {
+        self.append(body)?;
+        self.standing.freeze(self.db, freeze)
+    }
+
+    /// Takes a freeze back, and adds that, where there is one.
+    pub(super) fn unfreeze(&mut self, covers: &Covers, body: &Encoded) -> Result<bool> {
+        let any = self.standing.unfreeze(self.db, covers)?;
+        if any {
+            self.append(body)?;
+        }
+        Ok(any)
     }
 
     /// Adds the outcome of the intent `seq`: it is not in flight any more, and its picture is looked at where nobody
     /// knows.
-    pub(super) fn conclude(&mut self, seq: u64, body: &Encoded, is_unknown: bool) -> Result<()> {
-        let (_, time) = self.append(body)?;
+    pub(super) fn conclude(&mut self, seq: u64, concluding: &Concluding) -> Result<()> {
+        let (_, time) = self.append(&concluding.body)?;
         self.statements.land(seq)?;
-        if is_unknown {
+        self.standing.land(self.db, seq, concluding.end, concluding.answered.as_ref())?;
+        if concluding.end == End::Unknown {
             unresolved::wait(self.db, seq, time, 0)?;
             self.head.unresolved += 1;
         }
@@ -90,6 +138,7 @@ impl<'a> Batch<'a> {
     pub(super) fn commit(mut self) -> Result<Head> {
         database::commit(self.db)?;
         self.is_open = false;
+        self.standing.settle();
         Ok(self.head)
     }
 }
@@ -98,6 +147,7 @@ impl Drop for Batch<'_> {
     fn drop(&mut self) {
         if self.is_open {
             database::roll_back(self.db);
+            self.standing.take_back();
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The path of a commit touches ordered keys alone: `entry` grows at its end, `in_flight` holds the few
 //! intents without an outcome under their sequence numbers.
 
+use super::standing;
 use crate::ledger::OpenError;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
@@ -77,7 +78,7 @@ fn foreign(db: &Connection) -> rusqlite::Result<Option<String>> {
     if version > VERSION {
         return Ok(Some(format!("is a ledger of version {version}; this program knows versions up to {VERSION}")));
     }
-    let ours = |kind: &str, name: &str| kind == "table" && TABLES.contains(&name);
+    let ours = |kind: &str, name: &str| kind == "table" && (TABLES.contains(&name) || standing::TABLES.contains(&name));
     let strange = schema.iter().find(|(kind, name)| !ours(kind, name));
     Ok(strange.map(|(kind, name)| format!("holds a {kind} that no ledger has, `{}`", name.escape_debug())))
 }
@@ -136,7 +137,8 @@ fn set_up(db: &Connection) -> rusqlite::Result<()> {
          CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;
          PRAGMA wal_checkpoint(TRUNCATE);",
     )?;
-    super::unresolved::set_up(db)
+    super::unresolved::set_up(db)?;
+    standing::set_up(db)
 }
 
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {

@@ -4,7 +4,9 @@ use super::Queue;
 use crate::clock::Timestamp;
 use crate::failpoint;
 use crate::id::RequestId;
+use crate::ledger::admission::{Answered, Declined, Question, Replay};
 use crate::ledger::entry::{Body, Encoded, End, Outcome};
+use crate::ledger::freeze::{Covers, Freeze};
 use crate::ledger::{Abandoned, Intended, NotRecorded, Recorded, Unresolved};
 use std::sync::{Arc, Weak};
 use tokio::sync::oneshot;
@@ -14,54 +16,78 @@ pub(super) type Receipt = oneshot::Sender<Result<(), NotRecorded>>;
 
 /// One thing that the writer is asked to do.
 pub(super) enum Op {
-    Intend(RequestId, Encoded, oneshot::Sender<Intended>),
+    Intend(Box<Question>, Encoded, oneshot::Sender<Intended>),
     /// The outcome of the intent with this number. Without a receipt nobody waits for it.
     Conclude(u64, Concluding, Option<Receipt>),
     Resolve(Unresolved, Encoded, Receipt),
     Postpone(Unresolved, Timestamp, Receipt),
-    /// Writes nothing, so it needs no commit.
-    Unresolved(Timestamp, oneshot::Sender<Option<Unresolved>>),
+    Freeze(Freeze, Encoded, Receipt),
+    Unfreeze(Covers, Encoded, oneshot::Sender<Result<bool, NotRecorded>>),
     Note(Encoded),
+    /// Writes nothing, so it needs no commit.
+    Read(Reading),
     Close,
+}
+
+/// One thing that the writer is asked for, and that it knows.
+pub(super) enum Reading {
+    Unresolved(Timestamp, oneshot::Sender<Option<Unresolved>>),
+    Covered(Covers, oneshot::Sender<Option<Vec<RequestId>>>),
 }
 
 /// An outcome to be recorded.
 pub(super) struct Concluding {
     pub(super) body: Encoded,
-    /// It leaves open what happened, so that the picture is to be looked at.
-    pub(super) is_unknown: bool,
+    pub(super) end: End,
+    pub(super) answered: Option<Answered>,
 }
 
 impl Concluding {
-    pub(super) fn new(outcome: Outcome) -> serde_json::Result<Self> {
-        let is_unknown = outcome.outcome == End::Unknown;
-        Ok(Self { body: Encoded::new(&Body::Outcome(outcome))?, is_unknown })
+    pub(super) fn new(outcome: Outcome, answered: Option<Answered>) -> serde_json::Result<Self> {
+        let end = outcome.outcome;
+        Ok(Self { body: Encoded::new(&Body::Outcome(outcome))?, end, answered })
     }
 }
 
-/// What an intent is owed once it is durable: the proof, which exists only from then on.
-pub(super) struct Owed {
-    pub(super) seq: u64,
-    pub(super) request_id: RequestId,
-    pub(super) time: Timestamp,
+/// What somebody is owed once it is durable. The proof of an intent exists only from then on.
+pub(super) enum Owed {
+    /// That it is recorded.
+    Nothing,
+    Recorded {
+        seq: u64,
+        request_id: RequestId,
+        time: Timestamp,
+    },
+    Declined(Declined),
+    Replay(Replay),
+    Unfrozen(bool),
 }
 
 /// Tells everybody that it is durable.
-pub(super) fn answer(ops: Vec<Op>, owed: Vec<Option<Owed>>, abandoned: &Weak<Queue>) {
+pub(super) fn answer(ops: Vec<Op>, owed: Vec<Owed>, abandoned: &Weak<Queue>) {
     for (op, owed) in ops.into_iter().zip(owed) {
-        match (op, owed) {
-            (Op::Intend(_, _, answer), Some(Owed { seq, request_id, time })) => {
-                let store = abandoned.upgrade().map(|queue| queue as Arc<dyn Abandoned>);
-                let recorded = Recorded { seq, request_id, time, store };
+        match op {
+            Op::Intend(_, _, answer) => {
+                let intended = match owed {
+                    Owed::Recorded { seq, request_id, time } => {
+                        let store = abandoned.upgrade().map(|queue| queue as Arc<dyn Abandoned>);
+                        Intended::Recorded(Recorded { seq, request_id, time, store })
+                    }
+                    Owed::Declined(declined) => Intended::Declined(declined),
+                    Owed::Replay(replay) => Intended::Replay(replay),
+                    Owed::Nothing | Owed::Unfrozen(_) => Intended::Unavailable,
+                };
                 // Nobody waits for it any more: then nobody sends it either.
-                if let Err(Intended::Recorded(recorded)) = answer.send(Intended::Recorded(recorded)) {
+                if let Err(Intended::Recorded(recorded)) = answer.send(intended) {
                     recorded.never_sent();
                 }
             }
-            (Op::Intend(_, _, answer), None) => drop(answer.send(Intended::Unavailable)),
-            (Op::Conclude(_, _, receipt), _) => drop(receipt.map(|receipt| receipt.send(Ok(())))),
-            (Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt), _) => drop(receipt.send(Ok(()))),
-            (Op::Note(_) | Op::Unresolved(..) | Op::Close, _) => {}
+            Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Ok(())))),
+            Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) | Op::Freeze(_, _, receipt) => {
+                let _ = receipt.send(Ok(()));
+            }
+            Op::Unfreeze(_, _, answer) => drop(answer.send(Ok(matches!(owed, Owed::Unfrozen(true))))),
+            Op::Note(_) | Op::Read(_) | Op::Close => {}
         }
     }
 }
@@ -72,8 +98,11 @@ pub(super) fn refuse(ops: Vec<Op>) {
         match op {
             Op::Intend(_, _, answer) => drop(answer.send(Intended::Unavailable)),
             Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Err(NotRecorded)))),
-            Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) => drop(receipt.send(Err(NotRecorded))),
-            Op::Note(_) | Op::Unresolved(..) | Op::Close => {}
+            Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) | Op::Freeze(_, _, receipt) => {
+                let _ = receipt.send(Err(NotRecorded));
+            }
+            Op::Unfreeze(_, _, answer) => drop(answer.send(Err(NotRecorded))),
+            Op::Note(_) | Op::Read(_) | Op::Close => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 //! lost.
 
 use super::batch::{Batch, Head};
+use super::op::Concluding;
 use super::writer::Writer;
 use super::{Recovered, database, unresolved};
 use crate::clock::Timestamp;
@@ -36,12 +37,13 @@ impl Writer {
 
 impl Writer {
     /// What a start writes, in one transaction.
-    fn first_batch(&self, open: Vec<(u64, RequestId)>, clean: bool) -> rusqlite::Result<Head> {
+    fn first_batch(&mut self, open: Vec<(u64, RequestId)>, clean: bool) -> rusqlite::Result<Head> {
         let encoded = |body: &Body| Encoded::new(body).map_err(database::not_encoded);
-        let mut batch = Batch::begin(&self.db, self.head)?;
+        let mut batch = Batch::begin(&self.db, self.head, &mut self.standing)?;
         let unknown = open.len() as u64;
         for (seq, request_id) in open {
-            batch.conclude(seq, &encoded(&Body::Outcome(Outcome::unknown(request_id)))?, true)?;
+            let outcome = Concluding::new(Outcome::unknown(request_id), None).map_err(database::not_encoded)?;
+            batch.conclude(seq, &outcome)?;
         }
         if !clean {
             batch.append(&encoded(&Body::Gap { reason: GAP })?)?;

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 /// A transaction that SQLite has committed, and that nobody has heard of yet.
 pub(super) struct Committed {
     pub(super) ops: Vec<Op>,
-    pub(super) owed: Vec<Option<Owed>>,
+    pub(super) owed: Vec<Owed>,
     /// How many entries there are with it.
     pub(super) length: u64,
     pub(super) started: Moment,

@@ -85,7 +85,7 @@ mod tests {
 
     async fn intend(ledger: &Sqlite, group: &str) -> Recorded {
         let name = |text| CallerName::parse(text).unwrap();
-        let intended = ledger.intend(Intention {
+        let intention = Intention {
             request_id: RequestId::new(),
             caller: name("c"),
             credential: name("t"),
@@ -96,17 +96,17 @@ mod tests {
             policy: "sha256:x".into(),
             trace_id: None,
             caller_request_id: None,
-        });
-        match intended.await {
+        };
+        match ledger.intend(intention.into()).await {
             Intended::Recorded(recorded) => recorded,
-            Intended::Unavailable => panic!("unavailable"),
+            Intended::Declined(_) | Intended::Replay(_) | Intended::Unavailable => panic!("not recorded"),
         }
     }
 
     async fn conclude(ledger: &Sqlite, recorded: Recorded, end: End) {
         let request_id = recorded.request_id();
         let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown };
-        ledger.conclude(recorded, outcome).await.unwrap();
+        ledger.conclude(recorded, outcome, None).await.unwrap();
     }
 
     fn resolutions(folder: &Path) -> Vec<Value> {

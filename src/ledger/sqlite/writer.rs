@@ -10,16 +10,19 @@ use super::database::{self, Sync};
 use super::folder::{Lock, Reserve};
 use super::follower::{Follow, Follower, Progress};
 use super::index::Index;
-use super::op::{Op, Owed, Points, answer, refuse};
+use super::op::{Op, Owed, Points, Reading, answer, refuse};
 use super::sealing::Sealer;
+use super::standing::Standing;
 use super::syncing::{Committed, Syncer, Syncing};
 use super::{Queue, Recovered, folder, unresolved};
 use crate::clock::{Moment, Timestamp, moment};
 use crate::config;
 use crate::failpoint;
 use crate::ledger::entry::{Body, Encoded};
+use crate::ledger::freeze::Freezes;
 use crate::ledger::{Health, NotRecorded, OpenError};
 use crate::telemetry::Metrics;
+use arc_swap::ArcSwap;
 use rusqlite::Connection;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -51,6 +54,8 @@ pub(super) struct Writer {
     metrics: Metrics,
     reserve: Reserve,
     pub(super) head: Head,
+    pub(super) standing: Standing,
+    freezes: Arc<ArcSwap<Freezes>>,
     progress: Arc<Progress>,
     syncing: Option<Syncing>,
     follower: Option<JoinHandle<()>>,
@@ -82,12 +87,17 @@ impl Writer {
             notes,
             metrics,
             reserve,
+            standing: Standing::default(),
+            freezes: Arc::default(),
             head: Head { next, latest: Timestamp::from_micros(i64::MIN), unresolved: 0 },
             progress: Progress::new(next),
             syncing: None,
             follower: None,
             lock,
         };
+        let failed = |e: rusqlite::Error| OpenError::Damaged(format!("the freezes cannot be read: {e}"));
+        writer.standing = Standing::load(&writer.db).map_err(failed)?;
+        writer.freezes.store(Arc::new(writer.standing.freezes().clone()));
         let recovered = writer.recover()?;
         writer.metrics.unresolved.set(writer.head.unresolved);
         folder::sync(&config.path)?;
@@ -156,6 +166,11 @@ impl Writer {
         let _ = self.follower.take().map(JoinHandle::join);
     }
 
+    /// What is frozen, for those who ask from outside.
+    pub(super) fn freezes(&self) -> Arc<ArcSwap<Freezes>> {
+        Arc::clone(&self.freezes)
+    }
+
     /// How far it has come, for those who ask from outside.
     pub(super) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
@@ -170,9 +185,9 @@ impl Writer {
         }
     }
 
-    fn stop(&self) -> rusqlite::Result<Head> {
+    fn stop(&mut self) -> rusqlite::Result<Head> {
         database::synchronous(&self.db, Sync::Full)?;
-        let mut batch = Batch::begin(&self.db, self.head)?;
+        let mut batch = Batch::begin(&self.db, self.head, &mut self.standing)?;
         batch.append(&Encoded::new(&Body::Stop {}).map_err(database::not_encoded)?)?;
         failpoint::hit("stop-before-commit");
         batch.commit()
@@ -184,11 +199,19 @@ impl Writer {
 
     /// Answers what only reads, and gives back the rest.
     fn answer_readings(&self, batch: Vec<Op>) -> Vec<Op> {
+        let readable = self.health() != Health::Broken;
         let read = |op| {
-            let Op::Unresolved(until, answer) = op else { return Some(op) };
-            let found = if self.health() == Health::Broken { Ok(None) } else { unresolved::longest(&self.db, until) };
-            let found = found.inspect_err(|error| tracing::error!(%error, "the ledger cannot be read"));
-            let _ = answer.send(found.unwrap_or(None));
+            let Op::Read(reading) = op else { return Some(op) };
+            match reading {
+                Reading::Unresolved(until, answer) => {
+                    let found = if readable { unresolved::longest(&self.db, until) } else { Ok(None) };
+                    let found = found.inspect_err(|error| tracing::error!(%error, "the ledger cannot be read"));
+                    let _ = answer.send(found.unwrap_or(None));
+                }
+                Reading::Covered(covers, answer) => {
+                    let _ = answer.send(readable.then(|| self.standing.covered(&covers)));
+                }
+            }
             None
         };
         batch.into_iter().filter_map(read).collect()
@@ -265,10 +288,10 @@ impl Writer {
     }
 
     /// One transaction. Nothing is answered here: what is owed is owed once it is synced.
-    fn commit(&mut self, ops: &mut Vec<Op>) -> rusqlite::Result<Vec<Option<Owed>>> {
+    fn commit(&mut self, ops: &mut Vec<Op>) -> rusqlite::Result<Vec<Owed>> {
         let points = Points::of(ops);
         points.reach("intent-before-begin", "outcome-before-begin");
-        let mut batch = Batch::begin(&self.db, self.head)?;
+        let mut batch = Batch::begin(&self.db, self.head, &mut self.standing)?;
         points.reach("intent-after-begin", "outcome-after-begin");
         let mut owed = ops.iter().map(|op| perform(&mut batch, op)).collect::<rusqlite::Result<_>>()?;
         self.metrics.commit_entries.observe(ops.len() as f64);
@@ -277,13 +300,16 @@ impl Writer {
         }
         points.reach("intent-before-commit", "outcome-before-commit");
         self.head = batch.commit()?;
+        if **self.freezes.load() != *self.standing.freezes() {
+            self.freezes.store(Arc::new(self.standing.freezes().clone()));
+        }
         points.reach("intent-after-commit", "outcome-after-commit");
         self.metrics.unresolved.set(self.head.unresolved);
         Ok(owed)
     }
 
     /// To who syncs what was committed, and answers.
-    fn hand_over(&mut self, ops: Vec<Op>, owed: Vec<Option<Owed>>, started: Moment) {
+    fn hand_over(&mut self, ops: Vec<Op>, owed: Vec<Owed>, started: Moment) {
         let committed = Committed { ops, owed, length: self.head.next, started };
         if let Some(Err(back)) = self.syncing.as_ref().map(|syncing| syncing.hand_over(committed)) {
             self.break_down(&"nobody syncs it any more", back.ops);
@@ -292,26 +318,27 @@ impl Writer {
 }
 
 /// Does one thing in an open transaction.
-fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Option<Owed>> {
+fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Owed> {
     match op {
-        Op::Intend(request_id, body, _) => {
+        Op::Intend(asked, body, _) => {
             failpoint::hit("intent-before-insert");
-            let request_id = *request_id;
-            let (seq, time) = batch.intend(request_id, body)?;
+            let owed = batch.intend(asked, body)?;
             failpoint::hit("intent-after-insert");
-            return Ok(Some(Owed { seq, request_id, time }));
+            return Ok(owed);
         }
         Op::Conclude(seq, concluding, _) => {
             failpoint::hit("outcome-before-insert");
-            batch.conclude(*seq, &concluding.body, concluding.is_unknown)?;
+            batch.conclude(*seq, concluding)?;
             failpoint::hit("outcome-after-insert");
         }
         Op::Resolve(waiting, body, _) => batch.resolve(waiting, body)?,
         Op::Postpone(waiting, since, _) => batch.postpone(waiting, *since)?,
+        Op::Freeze(freeze, body, _) => batch.freeze(freeze.clone(), body)?,
+        Op::Unfreeze(covers, body, _) => return batch.unfreeze(covers, body).map(Owed::Unfrozen),
         Op::Note(body) => drop(batch.append(body)?),
-        Op::Unresolved(..) | Op::Close => {}
+        Op::Read(_) | Op::Close => {}
     }
-    Ok(None)
+    Ok(Owed::Nothing)
 }
 
 /// Outcomes, and the rest.

@@ -103,7 +103,15 @@ impl Order {
                     other => Err(format!("has a resolution that is none, `{}`", other.escape_debug())),
                 }
             }
-            "refusal" | "refusals-suppressed" | "dry-run" | "policy" | "start" | "stop" | "gap" => Ok(()),
+            "refusal"
+            | "refusals-suppressed"
+            | "dry-run"
+            | "policy"
+            | "freeze"
+            | "unfreeze"
+            | "start"
+            | "stop"
+            | "gap" => Ok(()),
             other => Err(format!("is of a kind that this program does not know, `{}`", other.escape_debug())),
         }
     }
