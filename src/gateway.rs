@@ -173,7 +173,8 @@ impl Gateway {
             Ok(Decided::DryRun(admission)) => self.refusals.dry_run(admission, trace),
             Ok(Decided::Go(admission)) => {
                 let (gateway, id) = (Arc::clone(self), trace.id);
-                let work = self.tasks.spawn(async move { gateway.carry_out(admission, trace).await });
+                // Boxed where it is made: it is some kilobytes, and spawning moves it about.
+                let work = self.tasks.spawn(Box::pin(async move { gateway.carry_out(admission, trace).await }));
                 work.await.unwrap_or_else(|_| answer::lost(id))
             }
         };
