@@ -30,9 +30,28 @@ pub(super) fn bytes(bytes: &[u8]) -> bool {
     out.write_all(bytes).and_then(|()| out.flush()).is_ok()
 }
 
+/// JSON on one line in which nothing can mislead who reads it: what would move the cursor or turn the direction of the
+/// text is written as an escape. It parses to the same.
+pub(super) fn json_text(value: &impl serde::Serialize) -> String {
+    let mut text = String::new();
+    for c in serde_json::to_string(value).unwrap_or_default().chars() {
+        if is_invisible(c) {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+/// Writes JSON, one line. `false`: nobody reads any more.
+pub(super) fn json(value: &impl serde::Serialize) -> bool {
+    line(json_text(value))
+}
+
 /// Writes JSON, one object a line, until nobody reads any more.
 pub(super) fn json_lines(values: impl IntoIterator<Item = impl serde::Serialize>) {
-    values.into_iter().all(|value| line(serde_json::to_string(&value).unwrap_or_default()));
+    values.into_iter().all(|value| json(&value));
 }
 
 /// Writes a line to stderr.
@@ -100,5 +119,19 @@ pub(super) fn ledger(error: &OpenError) -> Exit {
     match error {
         OpenError::Held(_) | OpenError::Unusable(_) => Exit::Unavailable,
         OpenError::Damaged(_) => Exit::Damaged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::json_text;
+
+    #[test]
+    fn json_says_the_same_and_shows_what_hides_in_it() {
+        let value = serde_json::json!({"detail\u{202e}": "a\u{1b}[31m \u{7f}\u{9b}\u{2066}\u{feff} é漢\u{1f600}\n"});
+        let text = json_text(&value);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
+        assert!(!text.chars().any(crate::plain::is_invisible), "{text}");
+        assert!(text.contains("\\u202e") && text.contains("\\u009b") && text.contains("é漢\u{1f600}"), "{text}");
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn run(options: &Options, ledger: &impl ProofReader) -> Result<Exit, 
     if options.common.json {
         let (head, origin) = (checkpoint.head(), checkpoint.origin());
         let (root, key) = (head.root.to_string(), key.to_string());
-        page::line(serde_json::json!({
+        page::json(&serde_json::json!({
             "checkpoint": note, "origin": origin, "size": head.size, "root": root, "verifying_key": key
         }));
     } else {

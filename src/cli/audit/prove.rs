@@ -111,7 +111,7 @@ fn say(options: &Options, entries: &Entries, key: &VerifyingKey) {
     if options.common.json {
         let seqs: Vec<u64> = entries.iter().map(|(seq, _)| *seq).collect();
         let (folder, key) = (folder.to_string(), key.to_string());
-        page::line(serde_json::json!({"folder": folder, "entries": seqs, "verifying_key": key}));
+        page::json(&serde_json::json!({"folder": folder, "entries": seqs, "verifying_key": key}));
         return;
     }
     page::line(format_args!("{folder}/vkey and, for each entry of this request, its bytes and its receipt. To check:"));

@@ -31,7 +31,7 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
     for (seq, bytes) in &entries {
         let entry = decode(*seq, bytes)?;
         if options.common.json {
-            page::line(entry);
+            page::json(&entry);
             continue;
         }
         page::line(format_args!("entry {seq}"));
