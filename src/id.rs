@@ -180,6 +180,35 @@ impl Origin {
         }
     }
 
+    /// The name of the log that goes on after this one has lost entries: `name/2`, then `name/3` and so on.
+    ///
+    /// # Errors
+    /// There is no room for the number.
+    pub fn successor(&self) -> Result<Self, OriginFault> {
+        let (first, number) = self.parts();
+        Self::parse(&format!("{first}/{}", number.saturating_add(1)))
+    }
+
+    /// Whether this is that log, or one that goes on after it.
+    #[must_use]
+    pub fn is_or_follows(&self, first: &Origin) -> bool {
+        self == first || (self.parts().1 > 1 && self.parts().0 == first.as_str())
+    }
+
+    /// Which log of this name it is: 1, or the number behind the name.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.parts().1
+    }
+
+    /// The first log's name, and which one after it this is, from 1.
+    fn parts(&self) -> (&str, u64) {
+        let parts = self.0.rsplit_once('/').and_then(|(first, number)| Some((first, number.parse().ok()?)));
+        let fits =
+            |(first, number): &(&str, u64)| !first.is_empty() && *number > 1 && self.0.ends_with(&format!("/{number}"));
+        parts.filter(fits).unwrap_or((&self.0, 1))
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -283,6 +312,22 @@ mod tests {
         for bad in ["", "\"\"", "\"", "\"a", "a\"", "a b", "a\tb", "é", &"k".repeat(256)] {
             assert_eq!(key(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_log_that_goes_on_after_a_loss_has_the_next_number() {
+        let origin = |text| Origin::parse(text).unwrap();
+        for (name, next) in
+            [("a/log", "a/log/2"), ("a/log/2", "a/log/3"), ("a/9", "a/10"), ("a/02", "a/02/2"), ("/7", "/7/2")]
+        {
+            assert_eq!(origin(name).successor(), Ok(origin(next)), "{name}");
+            assert!(origin(next).is_or_follows(&origin(next)));
+        }
+        assert!(origin("a/log/3").is_or_follows(&origin("a/log")) && origin("a").is_or_follows(&origin("a")));
+        for other in ["a/log/1", "a/log/03", "a/log/x", "b/log/2", "a/log2"] {
+            assert!(!origin(other).is_or_follows(&origin("a/log")), "{other}");
+        }
+        assert!(origin(&"x".repeat(255)).successor().is_err());
     }
 
     #[test]

@@ -282,6 +282,27 @@ pub trait ProofReader: tree::proof::Tiles<Error = OpenError> {
     /// # Errors
     /// In words, when the store cannot be read, or nothing has been signed yet.
     fn verifying_key(&self) -> Result<checkpoint::note::VerifyingKey, OpenError>;
+
+    /// Whether there are stored hashes and checkpoints at all.
+    fn has_tree(&self) -> bool {
+        true
+    }
+
+    /// Whether the stored hashes are being built anew, so that some are not there yet.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read.
+    fn is_being_built(&self) -> Result<bool, OpenError> {
+        Ok(false)
+    }
+
+    /// What the store lists as open and unresolved, after it has looked at its own form. `None`: it keeps no such list.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read, or holds what no store of this kind does.
+    fn standing(&self) -> Result<Option<verify::Standing>, OpenError> {
+        Ok(None)
+    }
 }
 
 /// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.

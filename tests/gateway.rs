@@ -45,6 +45,8 @@ mod record;
 mod requests;
 #[path = "gateway/resolving.rs"]
 mod resolving;
+#[path = "gateway/restoring.rs"]
+mod restoring;
 #[path = "gateway/running.rs"]
 mod running;
 #[path = "gateway/sandbox.rs"]

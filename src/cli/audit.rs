@@ -5,6 +5,7 @@ mod checkpoint;
 mod export;
 mod prove;
 mod reindex;
+mod restore;
 mod search;
 mod show;
 mod stats;
@@ -29,6 +30,9 @@ pub(super) struct Common {
     /// The configuration; only its [ledger] has to be right
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// An older log of this ledger, that a restore has left behind: its number
+    #[arg(long, value_name = "N")]
+    log: Option<u32>,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -48,6 +52,8 @@ pub(super) enum Command {
     Stats(stats::Options),
     /// Copy the ledger into one file, beside a running gateway or without one, and verify the copy
     Backup(backup::Options),
+    /// Put a backup back, or begin a new log where entries are lost; no process may be serving this ledger
+    Restore(restore::Options),
     /// Whether the ledger is what was signed: names the first bad entry. Or one receipt, offline
     Verify(verify::Options),
     /// The newest signed head of the log, to be kept elsewhere
@@ -79,9 +85,16 @@ fn key_of(text: &str) -> Result<VerifyingKey, String> {
     }
 }
 
-/// The ledger's folder, by a configuration of which nothing else has to be right.
-fn folder(file: &Path) -> Result<PathBuf, Exit> {
-    section(file).map(|ledger| ledger.path)
+impl Common {
+    /// The folder of the log that is meant, by a configuration of which nothing else has to be right.
+    fn folder(&self) -> Result<PathBuf, Exit> {
+        section(&self.config).map(|ledger| of_log(ledger.path, self.log))
+    }
+}
+
+/// The folder of an older log; without a number, of the newest.
+fn of_log(ledger: PathBuf, number: Option<u32>) -> PathBuf {
+    number.map_or(ledger.clone(), |number| ledger.join(number.to_string()))
 }
 
 /// `[ledger]`, by a configuration of which nothing else has to be right.
@@ -94,7 +107,7 @@ fn section(file: &Path) -> Result<config::Ledger, Exit> {
 }
 
 fn with_ledger(common: &Common, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
-    let folder = match folder(&common.config) {
+    let folder = match common.folder() {
         Ok(folder) => folder,
         Err(exit) => return exit,
     };
@@ -109,6 +122,7 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Export(options) => with_ledger(&options.common, |ledger| export::run(options, ledger)),
         Command::Stats(options) => with_ledger(&options.common, |ledger| stats::run(options, ledger)),
         Command::Backup(options) => backup::run(options),
+        Command::Restore(options) => restore::run(options),
         Command::Verify(options) => verify::run(options),
         Command::Checkpoint(options) => with_ledger(&options.common, |ledger| checkpoint::run(options, ledger)),
         Command::Prove(options) => with_ledger(&options.common, |ledger| prove::run(options, ledger)),

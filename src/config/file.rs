@@ -28,7 +28,7 @@ pub fn read(file: &Path, at_most: u64) -> io::Result<Secret<Vec<u8>>> {
 ///
 /// # Errors
 /// As [`read`], or that it is not UTF-8.
-pub(super) fn read_text(file: &Path, at_most: u64) -> io::Result<String> {
+pub fn read_text(file: &Path, at_most: u64) -> io::Result<String> {
     let bytes = read(file, at_most)?;
     std::str::from_utf8(bytes.expose()).map(str::to_owned).map_err(|_| io::Error::other("it is not UTF-8"))
 }

@@ -3,7 +3,7 @@
 use super::freeze::{Covers, Freeze};
 use crate::clock::Timestamp;
 use crate::error::Sent;
-use crate::id::{CallerName, GroupId, RequestId, SessionId, Target};
+use crate::id::{CallerName, GroupId, Origin, RequestId, SessionId, Target};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// The version of the entries' form.
 const VERSION: u8 = 1;
+/// The most bytes of an entry.
+const LONGEST: usize = 65_535;
 
 /// An intent to delete: who, what, from where, and by which rule of which policy.
 #[derive(Debug, Clone, Serialize)]
@@ -140,6 +142,24 @@ pub struct Refusal {
     pub target: Option<Named>,
 }
 
+/// The log before this one, and what is left of it.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Previous {
+    pub origin: Origin,
+    /// How many of its entries are there, from 0 on, and their root.
+    pub restored: u64,
+    pub restored_root: String,
+    /// How many were signed, as far as is known: those from `restored` on are lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signed: Option<u64>,
+    /// The signed note that says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// How many of its intents have no known end: they follow, each with an outcome.
+    pub carried: u64,
+}
+
 /// Everything that an entry can say.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -180,6 +200,9 @@ pub enum Body {
     /// A known loss.
     Gap {
         reason: &'static str,
+        /// The first entry of a log that begins where another one lost entries.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        previous: Option<Box<Previous>>,
     },
 }
 
@@ -215,6 +238,18 @@ pub fn encode(seq: u64, time: Timestamp, body: &Body) -> serde_json::Result<Vec<
     let mut bytes = Vec::with_capacity(512);
     Encoded::new(body)?.write_entry(&mut bytes, seq, &time.to_string());
     Ok(bytes)
+}
+
+/// The bytes of an intent that is taken over from another log: its members, and where it stood. `None`: these are not
+/// the bytes of an entry, or there would be too many.
+#[must_use]
+pub fn encode_carried(seq: u64, time: Timestamp, bytes: &[u8], origin: &Origin, was: u64) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let members = text.get(text.find(",\"kind\":")?..)?.strip_suffix('}')?;
+    let origin = serde_json::to_string(origin).ok()?;
+    let carried = format!("\"carried\":{{\"origin\":{origin},\"seq\":{was}}}");
+    let entry = format!("{{\"v\":{VERSION},\"seq\":{seq},\"time\":\"{time}\"{members},{carried}}}").into_bytes();
+    (entry.len() <= LONGEST && serde_json::from_slice::<serde::de::IgnoredAny>(&entry).is_ok()).then_some(entry)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod index;
 mod op;
 mod recover;
 mod reindex;
+mod restore;
 mod sealing;
 mod standing;
 mod syncing;
@@ -20,8 +21,10 @@ mod writer;
 pub use asking::SqliteReader;
 pub use backup::{Backup, BackupFault, backup};
 pub use reindex::reindex;
+pub use restore::{RestoreFault, Restored, Wish, restore};
 
 use super::admission::{Answered, Asked, Question};
+use super::checkpoint::note::VerifyingKey;
 use super::entry::{Body, Encoded, Outcome, Resolution};
 use super::freeze::{Covers, Freeze, Freezes};
 use super::{Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, Recorded, Unresolved};
@@ -42,6 +45,14 @@ use writer::Writer;
 #[must_use]
 pub fn version() -> &'static str {
     rusqlite::version()
+}
+
+/// The key that verifies what the signing key of this configuration signs.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn key_at_hand(config: &config::Ledger) -> Result<VerifyingKey, OpenError> {
+    sealing::signing_key(config, true).map(|key| key.verifying_key())
 }
 
 /// How many notes may wait; more are counted instead.

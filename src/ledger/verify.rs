@@ -3,6 +3,7 @@
 //! Pure over what reads a ledger. What is found is the first bad entry by number, in words.
 
 mod order;
+mod standing;
 
 use super::checkpoint::Checkpoint;
 use super::checkpoint::note::VerifyingKey;
@@ -12,6 +13,7 @@ use super::tree::{Hash, Head, TileData, Tree, leaf_hash};
 use super::{OpenError, ProofReader, READ_AT_MOST, Reader};
 use crate::id::{Origin, RequestId};
 use order::Order;
+pub use standing::Standing;
 
 /// A checkpoint that was kept elsewhere.
 #[derive(Debug, Clone)]
@@ -29,12 +31,14 @@ pub struct Report {
     pub origin: Origin,
     /// How many entries were read; each is whole, in its place and in its order.
     pub entries: u64,
-    /// The newest signed head: the entries lead to it.
-    pub signed: Head,
+    /// The newest signed head: the entries lead to it. `None`: none is stored.
+    pub signed: Option<Head>,
     /// The head of the checkpoint that was kept elsewhere: the entries lead to it too.
     pub kept: Option<Head>,
-    /// How many stored tiles were compared.
-    pub tiles: u64,
+    /// How many stored tiles were compared; `None`: they are being built anew.
+    pub tiles: Option<u64>,
+    /// Whether what the store lists as open and unresolved was compared with the entries.
+    pub standing: bool,
     /// Intents without an outcome: sequence number and request.
     pub open: Vec<(u64, RequestId)>,
 }
@@ -43,15 +47,15 @@ impl Report {
     /// How many entries came after the newest checkpoint: nothing proves them yet.
     #[must_use]
     pub fn uncovered(&self) -> u64 {
-        self.entries.saturating_sub(self.signed.size)
+        self.entries.saturating_sub(self.signed.map_or(0, |head| head.size))
     }
 }
 
 /// Verifies a ledger, beside a running process or without one. `progress` hears how many entries of how many are done.
 ///
 /// # Errors
-/// [`OpenError::Damaged`] names the first thing that is bad. Otherwise the ledger cannot be read, or nothing of it
-/// has been signed yet.
+/// [`OpenError::Damaged`] names the first thing that is bad. Otherwise the ledger cannot be read, or nothing proves it:
+/// none of it has been signed yet, and no checkpoint was kept elsewhere.
 pub fn verify<L: Reader + ProofReader>(
     ledger: &L,
     key: &VerifyingKey,
@@ -59,15 +63,24 @@ pub fn verify<L: Reader + ProofReader>(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, OpenError> {
     // In this order: what is signed now is there when the length is read.
-    let note = ledger.checkpoint()?;
-    let length = ledger.length()?;
+    let note = if ledger.has_tree() { ledger.checkpoint()? } else { None };
+    let standing = ledger.standing()?;
+    let length = standing.as_ref().map_or_else(|| ledger.length(), |standing| Ok(standing.length))?;
     let stored = note.map(|note| open(&note, key, "the stored checkpoint")).transpose()?;
     let kept = kept.map(|kept| open(&kept.note, key, &kept.place)).transpose()?;
     let mut heads: Vec<(Head, &str)> = stored.iter().chain(&kept).map(|(head, place)| (*head, *place)).collect();
     heads.sort_by_key(|(head, _)| std::cmp::Reverse(head.size));
     let signed = stored.map(|(head, _)| head);
-    let mut walk =
-        Walk { ledger, signed, heads, tree: Tree::new(), order: Order::default(), row: Vec::new(), tiles: 0 };
+    let mut walk = Walk {
+        ledger,
+        signed,
+        heads,
+        tree: Tree::new(),
+        order: Order::default(),
+        row: Vec::new(),
+        tiles: 0,
+        built: !ledger.is_being_built()?,
+    };
     walk.compare_heads()?;
     let mut next = 0;
     while next < length {
@@ -88,15 +101,15 @@ pub fn verify<L: Reader + ProofReader>(
             head.size
         )));
     }
-    let signed = signed.ok_or_else(|| {
-        OpenError::Unusable(
-            "the entries are in order, but nothing proves them: none has been signed yet; `serve` signs them"
-                .to_owned(),
-        )
-    })?;
+    let Walk { tiles, order, built, .. } = walk;
+    standing.as_ref().map_or(Ok(()), |standing| standing.compare(&order))?;
     let kept = kept.map(|(head, _)| head);
-    let Walk { tiles, order, .. } = walk;
-    Ok(Report { origin: key.origin().clone(), entries: length, signed, kept, tiles, open: order.open() })
+    if signed.or(kept).is_none() {
+        let words = "the entries are in order, but nothing proves them: none has been signed yet; `serve` signs them";
+        return Err(OpenError::Unusable(words.to_owned()));
+    }
+    let (origin, tiles, standing) = (key.origin().clone(), built.then_some(tiles), standing.is_some());
+    Ok(Report { origin, entries: length, signed, kept, tiles, standing, open: order.open() })
 }
 
 fn open<'a>(note: &str, key: &VerifyingKey, place: &'a str) -> Result<(Head, &'a str), OpenError> {
@@ -115,6 +128,8 @@ struct Walk<'a, L> {
     /// The stored hashes of the entries around the next one.
     row: Vec<Hash>,
     tiles: u64,
+    /// All tiles are there. While they are being built anew, the entries are held against the signed root alone.
+    built: bool,
 }
 
 impl<L: Reader + ProofReader> Walk<'_, L> {
@@ -155,15 +170,28 @@ impl<L: Reader + ProofReader> Walk<'_, L> {
     fn stored_leaf(&mut self, seq: u64) -> Result<Option<Hash>, OpenError> {
         let Some(size) = self.signed.map(|head| head.size).filter(|size| seq < *size) else { return Ok(None) };
         let width = u64::from(TILE_WIDTH);
-        if seq.is_multiple_of(width) {
+        if self.built && seq.is_multiple_of(width) {
             self.row = match Tile::in_tree(0, seq / width, size) {
-                Some(tile) => self.ledger.hashes(tile)?,
+                Some(tile) => self.stored(tile)?.unwrap_or_default(),
                 None => Vec::new(),
             };
-            self.tiles += 1;
+        }
+        if !self.built {
+            return Ok(None);
         }
         let hash = usize::try_from(seq % width).ok().and_then(|at| self.row.get(at)).copied();
         hash.map(Some).ok_or_else(|| OpenError::Damaged(format!("entry {seq} has no hash in the tree")))
+    }
+
+    /// A stored tile. `None`: a process has begun to build them anew meanwhile.
+    fn stored(&mut self, tile: Tile) -> Result<Option<Vec<Hash>>, OpenError> {
+        let stored = self.ledger.hashes(tile);
+        self.built = stored.is_ok() || !self.ledger.is_being_built()?;
+        if !self.built {
+            return Ok(None);
+        }
+        self.tiles += 1;
+        stored.map(Some)
     }
 
     /// What was changed, where an entry and its stored hash differ.
@@ -185,11 +213,11 @@ impl<L: Reader + ProofReader> Walk<'_, L> {
     /// Holds a tile above the leaves against the stored one, where the checkpoint covers it.
     fn compare(&mut self, made: &TileData) -> Result<(), OpenError> {
         let tile = made.tile;
-        if tile.level() == 0 || !self.signed.is_some_and(|head| tile.is_covered_by(head.size)) {
+        if !self.built || tile.level() == 0 || !self.signed.is_some_and(|head| tile.is_covered_by(head.size)) {
             return Ok(());
         }
-        let (made, stored) = (tile.decode(&made.bytes).unwrap_or_default(), self.ledger.hashes(tile)?);
-        self.tiles += 1;
+        let Some(stored) = self.stored(tile)? else { return Ok(()) };
+        let made = tile.decode(&made.bytes).unwrap_or_default();
         let differs = (0_u64..).zip(made.iter().zip(&stored)).find(|(_, (made, stored))| made != stored);
         if made.len() == stored.len() && differs.is_none() {
             return Ok(());

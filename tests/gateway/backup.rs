@@ -3,7 +3,7 @@
 use crate::full::SmallDisk;
 use crate::promises::{ask, connect};
 use crate::provider::Provider;
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, entries, eventually};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::delete;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -21,17 +21,19 @@ fn told(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A ledger of its own with the backup as its `ledger.db`, under the same configuration; returns the configuration.
-fn put_back(gateway: &Gateway, copy: &Path) -> (Arc<tempfile::TempDir>, String) {
+/// A ledger of its own that the backup was put back into, under the same configuration; `options` for the restore.
+fn put_back(gateway: &Gateway, copy: &Path, options: &[&str]) -> (Arc<tempfile::TempDir>, String) {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let ledger = folder.path().join("ledger");
     std::fs::create_dir(&ledger).unwrap();
-    std::fs::copy(copy, ledger.join("ledger.db")).unwrap();
     std::fs::copy(gateway.folder.path().join("ledger/signing-key"), ledger.join("signing-key")).unwrap();
     let text = std::fs::read_to_string(gateway.config()).unwrap();
     for file in ["gateway.toml", "key"] {
         std::fs::copy(gateway.folder.path().join(file), folder.path().join(file)).unwrap();
     }
+    let from = ["audit", "restore", "--from", copy.to_str().unwrap()];
+    let done = command(&[&from, options].concat(), &folder.path().join("gateway.toml"));
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     (folder, text)
 }
 
@@ -68,8 +70,10 @@ fn a_backup_beside_deletions_holds_all_that_was_answered_and_refuses_none() {
         let copy = gateway.folder.path().join(format!("copy-{round}"));
         let told = told(&backup(&gateway.config(), &copy));
         eventually("deletions go on", || answered.load(Ordering::SeqCst) > before);
-        let (folder, _) = put_back(&gateway, &copy);
-        let copied = entries(&folder.path().join("gateway.toml"));
+        let (folder, _) = put_back(&gateway, &copy, &["--accept-loss"]);
+        let old = command(&["audit", "export", "--log", "1"], &folder.path().join("gateway.toml")).stdout;
+        let copied: Vec<Value> =
+            String::from_utf8(old).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(told["entries"], copied.len());
         let outcomes = copied.iter().filter(|entry| entry["kind"] == "outcome").count();
         assert!(outcomes >= before, "{outcomes} of {before} that were answered");
@@ -89,6 +93,13 @@ fn a_backup_that_was_put_back_serves_and_is_a_prefix_of_the_original() {
     let open = gateway.send();
     eventually("it is recorded", || gateway.of_kind("intent").len() == 4);
     let beside = gateway.folder.path().join("beside");
+    let checkpoint = |name: &str| {
+        let file = gateway.folder.path().join(name);
+        std::fs::write(&file, command(&["audit", "checkpoint"], &gateway.config()).stdout).unwrap();
+        file
+    };
+    eventually("something is signed", || command(&["audit", "checkpoint"], &gateway.config()).status.success());
+    let signed_before = checkpoint("signed-before");
     told(&backup(&gateway.config(), &beside));
     drop(open);
     assert!(gateway.stop().success());
@@ -97,9 +108,11 @@ fn a_backup_that_was_put_back_serves_and_is_a_prefix_of_the_original() {
     let original = export(&gateway.config());
     assert_eq!(all["entries"], gateway.entries().len());
     assert_eq!(all["checkpoint_size"], all["entries"], "the last checkpoint covers a ledger that was closed");
-    for copy in [&beside, &after] {
+    let signed_after = gateway.folder.path().join("signed-after");
+    std::fs::write(&signed_after, command(&["audit", "checkpoint"], &gateway.config()).stdout).unwrap();
+    for (copy, signed) in [(&beside, &signed_before), (&after, &signed_after)] {
         assert_eq!(std::fs::metadata(copy).unwrap().permissions().mode() & 0o777, 0o600);
-        let (folder, text) = put_back(&gateway, copy);
+        let (folder, text) = put_back(&gateway, copy, &["--checkpoint", signed.to_str().unwrap()]);
         let config = folder.path().join("gateway.toml");
         let restored = export(&config);
         assert!(!restored.is_empty() && original.starts_with(&restored));
@@ -175,7 +188,7 @@ fn a_backup_that_finds_no_room_leaves_nothing() {
 }
 
 #[test]
-fn a_backup_that_is_older_than_the_checkpoint_elsewhere_starts_only_once_that_is_moved_away() {
+fn a_backup_that_is_older_than_the_checkpoint_elsewhere_is_put_back_only_by_who_accepts_the_loss() {
     let provider = Provider::start();
     let place = tempfile::tempdir().unwrap();
     let elsewhere = place.path().join("checkpoint");
@@ -186,11 +199,12 @@ fn a_backup_that_is_older_than_the_checkpoint_elsewhere_starts_only_once_that_is
     told(&backup(&gateway.config(), &copy));
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
     assert!(gateway.stop().success());
-    let (folder, text) = put_back(&gateway, &copy);
-    let refused = command(&["serve"], &folder.path().join("gateway.toml"));
+    let restore = ["audit", "restore", "--from", copy.to_str().unwrap()];
+    let refused = command(&restore, &gateway.config());
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(74) && said.contains("checkpoint: it was signed for"), "{said}");
-    std::fs::rename(&elsewhere, place.path().join("kept")).unwrap();
+    assert!(refused.status.code() == Some(1) && said.contains("are lost"), "{said}");
+    let (folder, text) = put_back(&gateway, &copy, &["--accept-loss"]);
+    assert!(elsewhere.with_extension("1").exists(), "the old log's checkpoint is kept");
     let mut again = Gateway::in_folder(folder, &text, &[]);
     assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200);
     assert!(again.stop().success() && elsewhere.exists());
@@ -209,7 +223,7 @@ fn it_says_how_to_put_it_back() {
         .output()
         .unwrap();
     let text = String::from_utf8(said.stdout).unwrap();
-    for words in ["entries", "verified", "stop `serve`", "as ledger.db", "signing-key"] {
+    for words in ["entries", "verified", "stop `serve`", "audit restore --from", "--accept-loss", "signing-key"] {
         assert!(text.contains(words), "{words}: {text}");
     }
 }

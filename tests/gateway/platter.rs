@@ -146,10 +146,12 @@ impl Platter {
         }
     }
 
-    /// The name of a file that the ledger consists of. The index beside the log (`-shm`) is made anew at each start.
+    /// The name of a file that the ledger consists of, or of what is signed of it. The index beside a log (`-shm`) is
+    /// made anew at each start.
     fn name(&self, path: &str) -> Option<String> {
         let name = path.strip_prefix(&self.folder)?.strip_prefix('/')?;
-        name.starts_with("ledger.db").then(|| name.to_owned()).filter(|name| !name.ends_with("-shm"))
+        let known = ["ledger.db", "tree.db"].iter().any(|known| name.starts_with(known));
+        known.then(|| name.to_owned()).filter(|name| !name.ends_with("-shm"))
     }
 
     pub fn take(&mut self, event: &Event) {

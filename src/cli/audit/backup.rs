@@ -1,6 +1,6 @@
 //! `audit backup`: a copy of the ledger as one file, and how to put it back.
 
-use super::{Common, section};
+use super::{Common, of_log, section};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::config;
@@ -24,7 +24,8 @@ pub(super) fn run(options: &Options) -> Exit {
         Err(exit) => return exit,
     };
     let (started, mut said, watched) = (moment(), moment(), std::io::stderr().is_terminal());
-    let made = sqlite::backup(&ledger.path, &options.to, |what, done, all| {
+    let folder = of_log(ledger.path.clone(), options.common.log);
+    let made = sqlite::backup(&folder, &options.to, |what, done, all| {
         if watched && since(said) >= Duration::from_secs(1) {
             said = moment();
             page::complain(format_args!("{done} of {all} entries {what} ({} %)", done * 100 / all.max(1)));
@@ -42,7 +43,7 @@ pub(super) fn run(options: &Options) -> Exit {
         page::complain(format_args!("warning: the copy was compared with no checkpoint: {what}"));
     }
     if options.common.json {
-        page::line(serde_json::json!({
+        page::json(&serde_json::json!({
             "file": options.to, "entries": backup.entries, "last_time": backup.last_time, "bytes": backup.bytes,
             "checkpoint_size": backup.checkpoint.map(|head| head.size), "seconds": since(started).as_secs_f64(),
         }));
@@ -61,24 +62,16 @@ fn tell(backup: &Backup, options: &Options, ledger: &config::Ledger) {
         None => page::line("it was compared with no checkpoint: none is there"),
     };
     let key = match &ledger.signing_key_file {
-        None => {
-            ",\n     and the old folder's signing-key beside it (the backup does not hold it: keep a copy elsewhere)"
-        }
+        None => " If signing-key is lost there, put a copy back first: the backup does not hold it.",
         Some(_) => "",
     };
     page::line(format_args!(
         "\nTo put it back:
-  1. stop `serve`
-  2. move {folder} away, and keep it: it is newer
-  3. make {folder} anew and put the file into it as ledger.db{key};
-     all of it belongs to the user that serves
-  4. start `serve`: what was under way when the copy was made is recorded as `unknown`"
+  1. stop `serve`, and leave {folder} as it is: what was signed is read there.{key}
+  2. wasend-gateway audit restore --from {to} --config {config}
+     The log goes on where the backup holds all that was signed. Else entries are lost: it says which, and only
+     --accept-loss begins a new log after what is left. What was there is moved aside, nothing is deleted.
+  3. start `serve`: what was under way when the copy was made is recorded as `unknown`",
+        config = options.common.config.display(),
     ));
-    if let Some(copy) = &ledger.checkpoint_copy {
-        page::line(format_args!(
-            "     It refuses while {} was signed for more entries than the backup has. Only who accepts that the
-     entries after the backup are lost to the log moves that file away too.",
-            copy.display()
-        ));
-    }
 }

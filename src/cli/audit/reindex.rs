@@ -1,6 +1,6 @@
 //! `audit reindex`: builds the search data anew from the ledger.
 
-use super::{Common, folder};
+use super::Common;
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::ledger::sqlite;
@@ -13,7 +13,7 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let folder = match folder(&options.common.config) {
+    let folder = match options.common.folder() {
         Ok(folder) => folder,
         Err(exit) => return exit,
     };
@@ -28,7 +28,7 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(entries) => {
             let seconds = since(started).as_secs_f64();
             if options.common.json {
-                page::line(serde_json::json!({"entries": entries, "seconds": seconds}));
+                page::json(&serde_json::json!({"entries": entries, "seconds": seconds}));
             } else {
                 page::line(format_args!("{entries} entries, {seconds:.1} s: the search data are built"));
             }

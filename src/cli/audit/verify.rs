@@ -1,11 +1,11 @@
 //! `audit verify`: holds the whole ledger against what proves it, or one receipt against a key.
 
-use super::{key_of, section};
+use super::{key_of, of_log, section};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::config::file;
 use crate::ledger::checkpoint::note::VerifyingKey;
-use crate::ledger::sqlite::SqliteReader;
+use crate::ledger::sqlite::{self, SqliteReader};
 use crate::ledger::tree::Head;
 use crate::ledger::verify::{Kept, Report, verify};
 use crate::ledger::{OpenError, ProofReader, receipt};
@@ -21,6 +21,9 @@ pub(in crate::cli) struct Options {
     /// The configuration; only its [ledger] has to be right
     #[arg(long, value_name = "FILE", required_unless_present = "receipt")]
     config: Option<PathBuf>,
+    /// An older log of this ledger, that a restore has left behind: its number
+    #[arg(long, value_name = "N", conflicts_with = "receipt")]
+    log: Option<u32>,
     /// Print JSON, one object
     #[arg(long)]
     json: bool,
@@ -69,7 +72,7 @@ fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
     match receipt::verify(&bytes, &text, key) {
         Ok(proven) if json => {
             let (origin, index, size) = (proven.origin.as_str(), proven.index, proven.size);
-            page::line(serde_json::json!({"ok": true, "origin": origin, "index": index, "size": size}));
+            page::json(&serde_json::json!({"ok": true, "origin": origin, "index": index, "size": size}));
             Exit::Done
         }
         Ok(proven) => {
@@ -84,7 +87,7 @@ fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
         }
         Err(fault) => {
             if json {
-                page::line(serde_json::json!({"ok": false, "fault": fault.to_string()}));
+                page::json(&serde_json::json!({"ok": false, "fault": fault.to_string()}));
             }
             page::complain(format_args!("{}: {fault}", proof.display()));
             if bytes.ends_with(b"\n") {
@@ -101,42 +104,66 @@ fn whole(options: &Options, config: &Path, key: Option<VerifyingKey>) -> Exit {
         Err(exit) => return exit,
     };
     // The copy that serve keeps elsewhere is held against the ledger without being asked for.
-    let copy = section.checkpoint_copy.filter(|file| file.exists());
+    let copy = section.checkpoint_copy.clone().filter(|file| options.log.is_none() && file.exists());
+    let folder = of_log(section.path.clone(), options.log);
     let checkpoint = options.checkpoint.clone().or(copy);
     let kept_elsewhere = key.is_some();
-    let verified = || -> Result<(VerifyingKey, Report), OpenError> {
+    let verified = || -> Result<Verified, OpenError> {
         // Read first: the ledger only grows.
         let kept = checkpoint.as_deref().map(|file| -> Result<Kept, OpenError> {
             Ok(Kept { place: file.display().to_string(), note: read_text(file)? })
         });
         let kept = kept.transpose()?;
-        let ledger = SqliteReader::open(&section.path)?;
-        let key = key.map_or_else(|| ledger.verifying_key(), Ok)?;
-        let mut progress = page::Progress::new();
+        let ledger = SqliteReader::open(&folder)?;
+        let key = match key {
+            Some(key) => key,
+            // Where the tree is lost, what signs the log still names its key.
+            None if !ledger.has_tree() => sqlite::key_at_hand(&section)?,
+            None => ledger.verifying_key()?,
+        };
+        let (started, mut progress) = (moment(), page::Progress::new());
         let report = verify(&ledger, &key, kept.as_ref(), |done, all| progress.tick(done, all))?;
-        Ok((key, report))
+        let seconds = since(started).as_secs_f64();
+        let (started, mut progress) = (moment(), page::Progress::new());
+        let searchable = ledger.compare_search(|done, all| progress.tick(done, all))?;
+        Ok(Verified { key, report, seconds, searchable, search_seconds: since(started).as_secs_f64() })
     };
-    let started = moment();
     match verified() {
-        Ok((key, report)) => {
-            let seconds = since(started).as_secs_f64();
+        Ok(verified) => {
             if options.json {
-                page::line(json(&key, &report, seconds));
+                page::json(&json(&verified));
             } else {
-                page::line(table(&key, kept_elsewhere, &report, checkpoint.as_deref(), seconds));
+                page::line(table(&verified, kept_elsewhere, checkpoint.as_deref()));
+            }
+            if verified.report.signed.is_none() {
+                page::complain(
+                    "warning: no checkpoint is stored here (tree.db is lost, or nothing has been signed yet): the entries \
+                     were held against the kept one alone",
+                );
             }
             Exit::Done
         }
         Err(error) => {
             if options.json {
-                page::line(serde_json::json!({"ok": false, "fault": error.to_string()}));
+                page::json(&serde_json::json!({"ok": false, "fault": error.to_string()}));
             }
             page::ledger(&error)
         }
     }
 }
 
-fn json(key: &VerifyingKey, report: &Report, seconds: f64) -> serde_json::Value {
+/// A whole ledger in which nothing bad was found.
+struct Verified {
+    key: VerifyingKey,
+    report: Report,
+    seconds: f64,
+    /// How many entries the search data cover; `None`: there are none.
+    searchable: Option<u64>,
+    search_seconds: f64,
+}
+
+fn json(verified: &Verified) -> serde_json::Value {
+    let Verified { key, report, seconds, searchable, search_seconds } = verified;
     let head = |head: &Head| serde_json::json!({"size": head.size, "root": head.root.to_string()});
     let open = report.open.iter().map(|(seq, id)| serde_json::json!({"seq": seq, "request_id": id}));
     serde_json::json!({
@@ -144,26 +171,29 @@ fn json(key: &VerifyingKey, report: &Report, seconds: f64) -> serde_json::Value 
         "origin": report.origin,
         "verifying_key": key.to_string(),
         "entries": report.entries,
-        "signed": head(&report.signed),
+        "signed": report.signed.as_ref().map(head),
         "not_yet_covered": report.uncovered(),
         "kept": report.kept.as_ref().map(head),
         "tiles": report.tiles,
         "open": open.collect::<Vec<_>>(),
-        "search_data_compared": false,
+        "lists_compared": report.standing,
+        "search_data_entries": searchable,
         "seconds": seconds,
+        "search_data_seconds": search_seconds,
     })
 }
 
-fn table(
-    key: &VerifyingKey,
-    kept_elsewhere: bool,
-    report: &Report,
-    place: Option<&Path>,
-    seconds: f64,
-) -> comfy_table::Table {
+/// So many entries in so many seconds, where that says anything.
+fn rate(entries: u64, seconds: f64) -> String {
+    if seconds < 0.5 { format!("{seconds:.1} s") } else { format!("{seconds:.1} s, {:.0}/s", entries as f64 / seconds) }
+}
+
+fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> comfy_table::Table {
+    let Verified { key, report, seconds, searchable, search_seconds } = verified;
+    let lists = if report.standing { "; in flight and unresolved: as listed" } else { "" };
     let named = report.open.iter().take(NAMED).map(|(seq, id)| format!("entry {seq}, request {id}"));
     let mut open: Vec<String> = named.collect();
-    open.insert(0, report.open.len().to_string());
+    open.insert(0, format!("{}{lists}", report.open.len()));
     if report.open.len() > NAMED {
         open.push("…; audit search --outcome open lists them".to_owned());
     }
@@ -180,19 +210,28 @@ fn table(
     } else {
         format!("{key}\nfrom the ledger's own folder; --vkey with one from elsewhere would show another in its place")
     };
+    let signed = report.signed.map_or_else(
+        || "nothing is stored here".to_owned(),
+        |head| format!("{} entries, root {}", head.size, head.root),
+    );
+    let tiles = report.tiles.map_or_else(
+        || "not compared: they are being built anew; the entries lead to the signed root".to_owned(),
+        |tiles| format!("{tiles}: as the entries lead to"),
+    );
+    let search = searchable.map_or_else(
+        || "none yet; `serve` builds them, and so does audit reindex".to_owned(),
+        |entries| format!("{entries} entries: as they say; {}", rate(entries, *search_seconds)),
+    );
     let rows = [
         ("log", report.origin.to_string()),
-        ("entries", format!("{}: whole, in their places, paired; {seconds:.1} s", report.entries)),
-        ("signed", format!("{} entries, root {}", report.signed.size, report.signed.root)),
+        ("entries", format!("{}: whole, in their places, paired; {}", report.entries, rate(report.entries, *seconds))),
+        ("signed", signed),
         ("not yet covered", uncovered),
-        ("tiles", format!("{}: as the entries lead to", report.tiles)),
+        ("tiles", tiles),
         ("kept checkpoint", kept),
         ("key", key),
         ("open intents", open.join("\n")),
-        (
-            "search data",
-            "not compared: every answer is read from the entries; audit reindex builds them anew".to_owned(),
-        ),
+        ("search data", search),
     ];
     page::table(&["what", "found"], rows.map(|(what, found)| vec![what.to_owned(), found]))
 }

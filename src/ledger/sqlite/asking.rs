@@ -4,9 +4,10 @@
 //! answered is read from the ledger, and without them it is the same answer, more slowly.
 
 use super::database;
+use super::index::compare::Comparison;
 use super::index::posting::{Set, term};
 use super::index::store::{self, Meta, failed};
-use super::tree_store::TreeStore;
+use super::tree_store::{self, TreeStore};
 use crate::clock::Timestamp;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::glance::{Glance, bare};
@@ -15,6 +16,7 @@ use crate::ledger::stats::{Open, Span, Sum, Tally, count};
 use crate::ledger::tree::Hash;
 use crate::ledger::tree::proof::Tiles;
 use crate::ledger::tree::tile::Tile;
+use crate::ledger::verify::Standing;
 use crate::ledger::{Entries, OpenError, ProofReader, READ_AT_MOST, Reader};
 use rusqlite::Connection;
 use std::cell::OnceCell;
@@ -44,6 +46,26 @@ impl SqliteReader {
         }
         let opened = TreeStore::open_to_read(&self.folder)?;
         Ok(self.tree.get_or_init(|| opened))
+    }
+
+    /// Holds the search data against the entries, from the first one to where they reach. `progress` hears how many of
+    /// how many are done. Returns how many they cover; `None`: there are none yet.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] names what they are wrong about.
+    pub fn compare_search(&self, mut progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
+        let Some((db, meta)) = store::open_to_compare(&self.folder, &self.db)? else { return Ok(None) };
+        let mut comparison = Comparison::new(&db, meta)?;
+        drop(db);
+        let (mut next, until) = (0, comparison.cursor());
+        while next < until {
+            for (seq, bytes) in database::read(&self.db, next, until.min(next + READ_AT_MOST))? {
+                comparison.see(seq, &bytes)?;
+            }
+            next = until.min(next + READ_AT_MOST);
+            progress(next, until);
+        }
+        comparison.done().map(|()| Some(until))
     }
 
     /// Asks with the search data; without, where there are none or they fail.
@@ -261,6 +283,22 @@ impl ProofReader for SqliteReader {
         let signed =
             signed.ok_or_else(|| OpenError::Unusable("nothing of the ledger has been signed yet".to_owned()))?;
         VerifyingKey::parse(&signed.key).map_err(|fault| OpenError::Damaged(format!("tree.db: its key {fault}")))
+    }
+
+    fn has_tree(&self) -> bool {
+        self.folder.join(tree_store::FILE).exists()
+    }
+
+    fn is_being_built(&self) -> Result<bool, OpenError> {
+        Ok(self.has_tree() && self.tree()?.is_being_built()?)
+    }
+
+    fn standing(&self) -> Result<Option<Standing>, OpenError> {
+        database::known(&self.db, &self.folder.join(database::FILE))?;
+        if self.has_tree() {
+            self.tree()?.known()?;
+        }
+        database::standing(&self.db).map(Some)
     }
 }
 

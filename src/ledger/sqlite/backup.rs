@@ -7,7 +7,7 @@
 
 use super::database::{self, FILE, Statements, is_full};
 use super::folder;
-use super::tree_store::{self, TreeStore, shown};
+use super::tree_store::{self, Signed, TreeStore, shown};
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::checkpoint::note::VerifyingKey;
@@ -71,19 +71,20 @@ pub fn backup(
     let ledger = database::open_to_read(folder)?;
     database::known(&ledger, &folder.join(FILE))?;
     // Read before the entries: what was signed was committed.
-    let (checkpoint, warning) = match signed(folder) {
-        Ok(checkpoint) => (checkpoint, None),
+    let (signed, warning) = match signed(folder) {
+        Ok(signed) => (signed, None),
         Err(error) => (None, Some(error.to_string())),
     };
     let place = Place::take(to, folder)?;
-    let entries = copy(&ledger, &place, &mut progress)?;
+    let entries = copy(&ledger, &place, signed.as_ref().map(|(signed, _)| signed), &mut progress)?;
     place.sync()?;
+    let checkpoint = signed.map(|(_, head)| head);
     let last_time = verify(&place, entries, checkpoint.as_ref(), &mut progress)?;
     Ok(Backup { entries, last_time, checkpoint, warning, bytes: place.keep()? })
 }
 
 /// What was signed last, by the key that is stored with it.
-fn signed(folder: &Path) -> Result<Option<Head>, OpenError> {
+fn signed(folder: &Path) -> Result<Option<(Signed, Head)>, OpenError> {
     if !folder.join(tree_store::FILE).exists() {
         return Ok(None);
     }
@@ -91,7 +92,7 @@ fn signed(folder: &Path) -> Result<Option<Head>, OpenError> {
     let wrong = |what: String| OpenError::Damaged(format!("{}: {what}", tree_store::FILE));
     let key = VerifyingKey::parse(&signed.key).map_err(|fault| wrong(format!("its key {fault}")))?;
     let checkpoint = Checkpoint::verify(&signed.note, &key).map_err(|fault| wrong(fault.to_string()))?;
-    Ok(Some(*checkpoint.head()))
+    Ok(Some((signed, *checkpoint.head())))
 }
 
 type Progress<'a> = &'a mut dyn FnMut(&'static str, u64, u64);
@@ -201,8 +202,8 @@ fn rename(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 /// A table as it stands in the schema, and its rows.
-struct Table {
-    name: String,
+pub(super) struct Table {
+    pub(super) name: String,
     rows: Vec<Vec<Value>>,
 }
 
@@ -212,7 +213,7 @@ struct Piece {
     others: Option<Vec<Table>>,
 }
 
-fn copy(ledger: &Connection, place: &Place, progress: Progress<'_>) -> Result<u64, OpenError> {
+fn copy(ledger: &Connection, place: &Place, signed: Option<&Signed>, progress: Progress<'_>) -> Result<u64, OpenError> {
     let unreadable = |e: rusqlite::Error| OpenError::Damaged(format!("the ledger cannot be read: {e}"));
     let schema = database::schema(ledger).map_err(unreadable)?;
     let all = database::length(ledger)?;
@@ -221,6 +222,8 @@ fn copy(ledger: &Connection, place: &Place, progress: Progress<'_>) -> Result<u6
     copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;")
         .and_then(|()| database::mark(&copy))
         .and_then(|()| schema.iter().try_for_each(|sql| copy.execute_batch(sql)))
+        .and_then(|()| tree_store::signed_table(&copy))
+        .and_then(|()| signed.map_or(Ok(()), |signed| tree_store::put_signed(&copy, &signed.note, &signed.key)))
         .map_err(written)?;
     let mut next = 0;
     for step in 1_usize.. {
@@ -261,7 +264,7 @@ fn read(ledger: &Connection, from: u64) -> Result<Piece, OpenError> {
     Ok(Piece { entries, others })
 }
 
-fn others(ledger: &Connection) -> rusqlite::Result<Vec<Table>> {
+pub(super) fn others(ledger: &Connection) -> rusqlite::Result<Vec<Table>> {
     let mut statement = ledger.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'entry'")?;
     let names = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
     names.into_iter().map(|name| Ok(Table { rows: rows(ledger, &name)?, name })).collect()
@@ -274,7 +277,7 @@ fn rows(ledger: &Connection, name: &str) -> rusqlite::Result<Vec<Vec<Value>>> {
     rows.collect()
 }
 
-fn fill(copy: &Connection, table: &Table) -> rusqlite::Result<()> {
+pub(super) fn fill(copy: &Connection, table: &Table) -> rusqlite::Result<()> {
     let Some(first) = table.rows.first() else { return Ok(()) };
     let places = vec!["?"; first.len()].join(", ");
     let mut statement = copy.prepare(&format!("INSERT INTO \"{}\" VALUES ({places})", table.name))?;
@@ -292,7 +295,7 @@ fn verify(
     let wrong = |what: &str| OpenError::Damaged(format!("the copy of the ledger is not whole: {what}"));
     let failed = |e: rusqlite::Error| wrong(&e.to_string());
     let copy = place.open(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    database::known(&copy, &place.temporary)?;
+    database::known_backup(&copy, &place.temporary)?;
     let checked: String = copy.query_row("PRAGMA integrity_check", [], |row| row.get(0)).map_err(failed)?;
     if checked != "ok" {
         return Err(wrong(&checked));

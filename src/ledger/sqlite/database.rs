@@ -5,6 +5,7 @@
 
 use super::standing;
 use crate::ledger::OpenError;
+use crate::ledger::verify::Standing;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
 use std::time::Duration;
@@ -21,8 +22,6 @@ const APPLICATION: i32 = 0x7767_6c31;
 pub(super) const FILES: [&str; 2] = [FILE, WAL];
 /// `PRAGMA user_version` of our files.
 const VERSION: i32 = 1;
-/// What a ledger is made of, and nothing else: a trigger could change what is written.
-const TABLES: [&str; 3] = ["entry", "in_flight", "unresolved"];
 const BUSY: Duration = Duration::from_secs(1);
 
 fn unusable(folder: &Path, what: &str, error: &rusqlite::Error) -> OpenError {
@@ -51,7 +50,7 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     };
     let failed = |error: rusqlite::Error| unusable(folder, "cannot be opened", &error);
     let db = open().map_err(failed)?;
-    let foreign = foreign(&db).map_err(failed)?;
+    let foreign = foreign(&db, tables).map_err(failed)?;
     if let Some(what) = foreign {
         return Err(OpenError::Damaged(format!("{} {what}; it was left as it is", folder.join(FILE).display())));
     }
@@ -60,32 +59,64 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     Ok(db)
 }
 
-/// What a database is made of: kind and name of each table, index, trigger and view.
-pub(super) fn contents(db: &Connection) -> rusqlite::Result<Vec<(String, String)>> {
-    let mut statement = db.prepare("SELECT type, name FROM sqlite_schema")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+/// What a database is made of: kind, name and definition of each table, index, trigger and view.
+pub(super) fn contents(db: &Connection) -> rusqlite::Result<Vec<[String; 3]>> {
+    let mut statement = db.prepare("SELECT type, name, coalesce(sql, '') FROM sqlite_schema")?;
+    let rows = statement.query_map([], |row| {
+        let sql: String = row.get(2)?;
+        Ok([row.get(0)?, row.get(1)?, sql.split_whitespace().collect::<Vec<_>>().join(" ")])
+    })?;
     rows.collect()
 }
 
+/// What a database holds that `set_up` does not make, in words: a trigger, say, could change what is written, and so
+/// could a table of ours that was defined anew.
+pub(super) fn strange(
+    db: &Connection,
+    set_up: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<Option<String>> {
+    let model = Connection::open_in_memory()?;
+    set_up(&model)?;
+    let (ours, schema) = (contents(&model)?, contents(db)?);
+    let Some([kind, name, _]) = schema.iter().find(|part| !ours.contains(part)) else { return Ok(None) };
+    let (kind, name) = (kind.escape_debug(), name.escape_debug());
+    Ok(Some(if ours.iter().any(|[_, ours, _]| *ours == name.to_string()) {
+        format!("holds a {kind} `{name}` that is defined otherwise than this program does it")
+    } else {
+        format!("holds a {kind} that no ledger has, `{name}`")
+    }))
+}
+
 /// What makes a database another one than a ledger that this version writes; only read, not touched.
-fn foreign(db: &Connection) -> rusqlite::Result<Option<String>> {
+fn foreign(db: &Connection, set_up: fn(&Connection) -> rusqlite::Result<()>) -> rusqlite::Result<Option<String>> {
     let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
     let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-    let schema = contents(db)?;
-    if application != APPLICATION && !(application == 0 && schema.is_empty()) {
+    if application != APPLICATION && !(application == 0 && contents(db)?.is_empty()) {
         return Ok(Some("is another program's database".to_owned()));
     }
     if version > VERSION {
         return Ok(Some(format!("is a ledger of version {version}; this program knows versions up to {VERSION}")));
     }
-    let ours = |kind: &str, name: &str| kind == "table" && (TABLES.contains(&name) || standing::TABLES.contains(&name));
-    let strange = schema.iter().find(|(kind, name)| !ours(kind, name));
-    Ok(strange.map(|(kind, name)| format!("holds a {kind} that no ledger has, `{}`", name.escape_debug())))
+    match strange(db, set_up)? {
+        Some(_) if strange(db, backup_tables)?.is_none() => {
+            Ok(Some("is a backup; `audit restore --from` puts it back".to_owned()))
+        }
+        strange => Ok(strange),
+    }
 }
 
 /// Refuses a file that is not a ledger that this version knows.
 pub(super) fn known(db: &Connection, file: &Path) -> Result<(), OpenError> {
-    match foreign(db) {
+    no_other(foreign(db, tables), file)
+}
+
+/// Refuses a file that is neither a ledger nor a backup of one.
+pub(super) fn known_backup(db: &Connection, file: &Path) -> Result<(), OpenError> {
+    no_other(foreign(db, backup_tables), file)
+}
+
+fn no_other(foreign: rusqlite::Result<Option<String>>, file: &Path) -> Result<(), OpenError> {
+    match foreign {
         Ok(None) => Ok(()),
         Ok(Some(what)) => Err(OpenError::Damaged(format!("{} {what}", file.display()))),
         Err(e) => Err(OpenError::Damaged(format!("{} cannot be read: {e}", file.display()))),
@@ -132,10 +163,21 @@ pub(super) fn synchronous(db: &Connection, sync: Sync) -> rusqlite::Result<i64> 
 
 fn set_up(db: &Connection) -> rusqlite::Result<()> {
     mark(db)?;
+    tables(db)?;
+    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);")
+}
+
+/// What a backup is made of: a ledger, and what was signed of it.
+pub(super) fn backup_tables(db: &Connection) -> rusqlite::Result<()> {
+    tables(db)?;
+    super::tree_store::signed_table(db)
+}
+
+/// What a ledger is made of, and nothing else.
+pub(super) fn tables(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
-         CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;
-         PRAGMA wal_checkpoint(TRUNCATE);",
+         CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;",
     )?;
     super::unresolved::set_up(db)?;
     standing::set_up(db)
@@ -210,6 +252,18 @@ pub(super) fn in_flight(db: &Connection) -> rusqlite::Result<Vec<(u64, String)>>
     let mut statement = db.prepare("SELECT seq, request_id FROM in_flight ORDER BY seq")?;
     let rows = statement.query_map([], |row| Ok((u64::try_from(row.get::<_, i64>(0)?).unwrap_or(0), row.get(1)?)))?;
     rows.collect()
+}
+
+/// What is listed as open and unresolved, with the length of the ledger in the same moment. A ledger that no process
+/// has written to since it keeps one of the lists has that one empty.
+pub(super) fn standing(db: &Connection) -> Result<Standing, OpenError> {
+    let failed = |e: rusqlite::Error| OpenError::Damaged(format!("the ledger cannot be read: {e}"));
+    let snapshot = db.unchecked_transaction().map_err(failed)?;
+    let length = length(&snapshot)?;
+    let in_flight = in_flight(&snapshot).map_err(failed)?;
+    let unresolved = super::unresolved::all(&snapshot).map_err(failed)?;
+    snapshot.finish().map_err(failed)?;
+    Ok(Standing { length, in_flight, unresolved })
 }
 
 pub(super) fn begin(db: &Connection) -> rusqlite::Result<()> {

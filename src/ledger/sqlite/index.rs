@@ -4,6 +4,7 @@
 //! A posting list names each request's first entry, and under `request_id` all of a request's entries. What
 //! came later (an outcome, a resolution) is found from the first entry through `ending`.
 
+pub(super) mod compare;
 pub(super) mod posting;
 pub(super) mod store;
 

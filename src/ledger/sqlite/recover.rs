@@ -4,7 +4,7 @@
 use super::batch::{Batch, Head};
 use super::op::Concluding;
 use super::writer::Writer;
-use super::{Recovered, database, unresolved};
+use super::{Recovered, database, restore, unresolved};
 use crate::clock::Timestamp;
 use crate::failpoint;
 use crate::id::RequestId;
@@ -23,7 +23,7 @@ impl Writer {
             Some(bytes) => {
                 let last = Last::read(&bytes, self.head.next)?;
                 self.head.latest = last.time;
-                last.is_stop
+                last.is_stop || restore::is_untouched(&self.db, self.head.next)?
             }
         };
         self.head.unresolved = unresolved::count(&self.db).map_err(failed)?;
@@ -46,7 +46,7 @@ impl Writer {
             batch.conclude(seq, &outcome)?;
         }
         if !clean {
-            batch.append(&encoded(&Body::Gap { reason: GAP })?)?;
+            batch.append(&encoded(&Body::Gap { reason: GAP, previous: None })?)?;
         }
         batch.append(&encoded(&Body::Start { version: env!("CARGO_PKG_VERSION"), recovered: unknown })?)?;
         failpoint::hit("recovery-before-commit");

@@ -3,6 +3,7 @@
 //! Before it signs anything it is sure that the new head continues the last one, which nobody may take back: a start
 //! refuses a ledger that is shorter than what was signed, here or in `checkpoint_copy`, or that hashes to another root.
 
+use super::folder;
 use super::follower::Follow;
 use super::tree_store::{FILE, TreeStore, shown};
 use crate::clock::{Moment, moment, since};
@@ -53,13 +54,13 @@ impl Sealer {
     /// # Errors
     /// A key that is missing or of another log; a ledger that is shorter than, or different from, what was signed.
     pub(super) fn open(config: &config::Ledger, length: u64) -> Result<Self, OpenError> {
-        let mut store = TreeStore::open_to_write(&config.path)?;
+        let copied = config.checkpoint_copy.as_deref().map(read_copy).transpose()?.flatten();
+        let mut store = open_store(config, copied.as_deref(), length)?;
         let stored = store.signed()?;
-        let (key, is_new) = signing_key(config, stored.is_some())?;
+        let key = signing_key(config, stored.is_some() || copied.is_some())?;
         let verifying = key.verifying_key();
         let stored = stored.map(|signed| signed.note);
-        let copied = config.checkpoint_copy.as_deref().map(read_copy).transpose()?.flatten();
-        let copy_is_behind = config.checkpoint_copy.is_some() && copied != stored;
+        let differs = config.checkpoint_copy.is_some() && copied != stored;
         let head_of = |note: Option<String>, place: &str| -> Result<Option<Head>, OpenError> {
             let Some(note) = note else { return Ok(None) };
             let wrong = |what: String| OpenError::Damaged(format!("{place}: {what}"));
@@ -67,7 +68,7 @@ impl Sealer {
             if head.size > length {
                 return Err(wrong(format!(
                     "it was signed for {} entries, but the ledger has {length}: entries were cut off, or an older copy \
-                     was put in their place; put back the newer ledger",
+                     was put in their place; put back the newer ledger, or a backup with `audit restore`",
                     head.size
                 )));
             }
@@ -78,15 +79,7 @@ impl Sealer {
         let copied = head_of(copied, &place)?;
         let (tree, ahead) = match signed.map(|head| Tree::open(&store, &head)) {
             Some(Ok(tree)) => (tree, Vec::new()),
-            None => {
-                if length > 0 && !is_new {
-                    tracing::warn!(
-                        "the signing key is there, but nothing that it signed: tree.db was lost. The log is signed anew \
-                         from what the ledger holds now; compare it with a checkpoint that was kept elsewhere"
-                    );
-                }
-                (Tree::new(), Vec::new())
-            }
+            None => (Tree::new(), Vec::new()),
             Some(Err(fault)) => {
                 tracing::warn!(%fault, "the tree is built anew from the ledger");
                 store.forget_tiles()?;
@@ -94,6 +87,8 @@ impl Sealer {
             }
         };
         let signed = signed.unwrap_or(Head { size: 0, root: empty_root() });
+        // A copy that is ahead is caught up with by signing, not by putting back what is older.
+        let copy_is_behind = differs && copied.is_none_or(|copied| copied.size <= signed.size);
         let file = config.path.join(FILE);
         let is = std::fs::metadata(&file).map_err(|e| OpenError::Unusable(format!("{}: {e}", file.display())))?;
         let mut sealer = Self {
@@ -136,10 +131,12 @@ impl Sealer {
         )))
     }
 
-    /// Signs what the tree has, and stores it with its tiles.
+    /// Signs what the tree has, and stores it with its tiles. The copy elsewhere comes first: as long as it can be
+    /// written, nobody has seen a checkpoint that is newer than it, whatever becomes of this folder.
     fn sign(&mut self) -> Result<(), OpenError> {
         let head = self.tree.head();
         let note = checkpoint::sign(&self.key, &head);
+        self.copy_is_behind = self.copy.as_deref().is_some_and(|file| write_copy(file, &note).is_err());
         let mut tiles = std::mem::take(&mut self.waiting);
         let complete = tiles.len();
         tiles.extend(self.tree.edge());
@@ -152,7 +149,7 @@ impl Sealer {
         if self.store.signed()?.is_none_or(|signed| signed.note != note) {
             return Err(OpenError::Damaged("tree.db does not hold what was just stored in it".to_owned()));
         }
-        (self.signed, self.signed_at, self.copy_is_behind) = (head, Some(moment()), self.copy.is_some());
+        (self.signed, self.signed_at) = (head, Some(moment()));
         if self.logged_at.is_none_or(|logged| since(logged) >= LOG_EVERY) {
             tracing::info!(checkpoint = note, "checkpoint");
             self.logged_at = self.signed_at;
@@ -164,8 +161,7 @@ impl Sealer {
     fn copy(&mut self) -> Result<(), OpenError> {
         let (Some(file), true) = (&self.copy, self.copy_is_behind) else { return Ok(()) };
         let Some(signed) = self.store.signed()? else { return Ok(()) };
-        write_durably(file, signed.note.as_bytes(), 0o644)
-            .map_err(|e| OpenError::Unusable(format!("ledger.checkpoint_copy: {}: {e}", file.display())))?;
+        write_copy(file, &signed.note)?;
         self.copy_is_behind = false;
         Ok(())
     }
@@ -223,9 +219,53 @@ impl Follow for Sealer {
     }
 }
 
-/// The key, made at the first start, and whether it was made now. A log that has been signed with a key is not gone on with by another.
-fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<(SigningKey, bool), OpenError> {
-    let file = config.signing_key_file.clone().unwrap_or_else(|| config.path.join("signing-key"));
+/// Opens what is signed, or makes it where nothing can have been signed yet. Where it was lost, the checkpoint that was
+/// copied elsewhere takes its place; without one nothing would show that the entries are those that were signed.
+fn open_store(config: &config::Ledger, copied: Option<&str>, length: u64) -> Result<TreeStore, OpenError> {
+    let file = config.path.join(FILE);
+    if file.exists() {
+        return TreeStore::open_to_write(&config.path);
+    }
+    let lost = if length == 0 {
+        None
+    } else {
+        let damaged = |what: String| OpenError::Damaged(format!("{} is missing: {what}", file.display()));
+        let note = copied.ok_or_else(|| {
+            damaged(
+                "the ledger has entries, but nothing says which of them were signed. Put it back, or ledger.checkpoint_copy; \
+                 else `audit restore --accept-loss` begins a new log after this one"
+                    .to_owned(),
+            )
+        })?;
+        let key = signing_key(config, true)?.verifying_key();
+        let checkpoint = Checkpoint::verify(note, &key).map_err(|fault| damaged(format!("in the copy {fault}")))?;
+        let size = checkpoint.head().size;
+        if size > length {
+            return Err(damaged(format!(
+                "the copy of the checkpoint was signed for {size} entries, but the ledger has {length}: entries were \
+                 cut off, or an older copy was put in their place; `audit restore` puts back a backup"
+            )));
+        }
+        tracing::warn!("tree.db was lost: the tree is built anew, from the checkpoint that was copied elsewhere");
+        Some((note, key))
+    };
+    let mut store = TreeStore::open_to_write(&config.path)?;
+    if let Some((note, key)) = lost {
+        store.save(&[], Some((note, &key)))?;
+    }
+    // Else a power failure could leave entries, and not the file that says what was signed of them.
+    folder::sync(&config.path)?;
+    Ok(store)
+}
+
+/// Where the signing key is.
+pub(super) fn key_file(config: &config::Ledger) -> PathBuf {
+    config.signing_key_file.clone().unwrap_or_else(|| config.path.join("signing-key"))
+}
+
+/// The key, made at the first start. A log that has been signed with a key is not gone on with by another.
+pub(super) fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<SigningKey, OpenError> {
+    let file = key_file(config);
     let missing = !file.try_exists().unwrap_or(true);
     let key = match (missing, is_signed) {
         (true, true) => {
@@ -238,13 +278,13 @@ fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<(SigningKey, 
         (false, _) => SigningKey::load(&file).map_err(OpenError::Unusable)?,
     };
     match &config.origin {
-        Some(origin) if origin != key.origin() => Err(OpenError::Unusable(format!(
+        Some(origin) if !key.origin().is_or_follows(origin) => Err(OpenError::Unusable(format!(
             "ledger.origin is {origin}, but the signing key in {} is that of {}; leave ledger.origin out, or name the \
              key's",
             file.display(),
             key.origin()
         ))),
-        _ => Ok((key, missing)),
+        _ => Ok(key),
     }
 }
 
@@ -261,8 +301,13 @@ fn make_key(origin: Option<Origin>, file: &Path) -> Result<SigningKey, OpenError
     Ok(key)
 }
 
+fn write_copy(file: &Path, note: &str) -> Result<(), OpenError> {
+    write_durably(file, note.as_bytes(), 0o644)
+        .map_err(|e| OpenError::Unusable(format!("ledger.checkpoint_copy: {}: {e}", file.display())))
+}
+
 /// Writes a file so that it is there as a whole or not at all, and survives a crash.
-fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+pub(super) fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -278,7 +323,7 @@ fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
 }
 
 /// The checkpoint that was copied elsewhere. `None`: there is none yet.
-fn read_copy(file: &Path) -> Result<Option<String>, OpenError> {
+pub(super) fn read_copy(file: &Path) -> Result<Option<String>, OpenError> {
     match config::file::read(file, NOTE_AT_MOST) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(OpenError::Unusable(format!("ledger.checkpoint_copy: {}: {e}", file.display()))),

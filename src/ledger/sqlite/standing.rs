@@ -12,8 +12,6 @@ use crate::ledger::freeze::{Covers, Freeze, Freezes};
 use rusqlite::{Connection, OptionalExtension, Result};
 use std::collections::HashMap;
 
-/// The tables.
-pub(super) const TABLES: [&str; 4] = ["freeze", "idempotency", "idempotency_age", "spent"];
 /// At most so many keys that are no longer kept go with each one that comes.
 const FORGET_AT_MOST: u32 = 2;
 
@@ -33,6 +31,11 @@ pub(super) fn set_up(db: &Connection) -> Result<()> {
              PRIMARY KEY (counter, ordinal)
          ) STRICT, WITHOUT ROWID;",
     )
+}
+
+/// In a log that goes on after another one, the numbers of that one's entries mean nothing.
+pub(super) fn forget_numbers(db: &Connection) -> Result<()> {
+    db.execute_batch("UPDATE idempotency SET seq = -1; UPDATE spent SET seq = -1;")
 }
 
 /// How to take back what a transaction has changed in memory.

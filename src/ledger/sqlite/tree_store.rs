@@ -45,22 +45,18 @@ impl TreeStore {
             db.busy_timeout(BUSY)?;
             let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
             let is = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-            let schema = database::contents(&db)?;
             // A trigger, say, could keep from being stored what was signed.
-            let strange =
-                schema.iter().any(|(kind, name)| kind != "table" || !["tile", "signed"].contains(&name.as_str()));
-            if strange || is != (APPLICATION, VERSION) && !(is == (0, 0) && schema.is_empty()) {
+            if database::strange(&db, tables)?.is_some()
+                || is != (APPLICATION, VERSION) && !(is == (0, 0) && database::contents(&db)?.is_empty())
+            {
                 return Ok((db, false));
             }
             let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
             db.execute_batch(&format!(
                 "PRAGMA synchronous = FULL; PRAGMA trusted_schema = OFF;
-                 PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};
-                 CREATE TABLE IF NOT EXISTS tile (place INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
-                 CREATE TABLE IF NOT EXISTS signed (
-                     id INTEGER PRIMARY KEY CHECK (id = 1), note TEXT NOT NULL, verifying_key TEXT NOT NULL
-                 ) STRICT;"
+                 PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
             ))?;
+            tables(&db)?;
             Ok((db, true))
         };
         let (db, ours) = open().map_err(|e| failed(&e))?;
@@ -90,12 +86,18 @@ impl TreeStore {
         open().map(|db| Self { db }).map_err(|e| failed(&e))
     }
 
+    /// Refuses a file that holds anything else than a tree.
+    pub(super) fn known(&self) -> Result<(), OpenError> {
+        match database::strange(&self.db, tables) {
+            Ok(None) => Ok(()),
+            Ok(Some(what)) => Err(OpenError::Damaged(format!("{FILE} {what}"))),
+            Err(e) => Err(failed(&e)),
+        }
+    }
+
     /// What was signed last.
     pub(super) fn signed(&self) -> Result<Option<Signed>, OpenError> {
-        let row = self.db.query_row("SELECT note, verifying_key FROM signed", [], |row| {
-            Ok(Signed { note: row.get(0)?, key: row.get(1)? })
-        });
-        row.optional().map_err(|e| failed(&e))
+        signed_in(&self.db)
     }
 
     /// Stores tiles and, with them, what is signed of them. When this returns `Ok`, it survives a crash.
@@ -109,8 +111,8 @@ impl TreeStore {
                     statement.execute((place(tile.tile), &tile.bytes))?;
                 }
                 if let Some((note, key)) = signed {
-                    let sql = "INSERT OR REPLACE INTO signed (id, note, verifying_key) VALUES (1, ?1, ?2)";
-                    change.prepare_cached(sql)?.execute((note, key.to_string()))?;
+                    put_signed(&change, note, &key.to_string())?;
+                    change.prepare_cached("DELETE FROM rebuilding")?.execute([])?;
                 }
             }
             change.commit()
@@ -118,10 +120,55 @@ impl TreeStore {
         save().map_err(|e| failed(&e))
     }
 
-    /// Forgets the tiles, to build them anew; what is signed stays.
+    /// Forgets the tiles, to build them anew; what is signed stays. Until something is signed again, it says so.
     pub(super) fn forget_tiles(&mut self) -> Result<(), OpenError> {
-        self.db.execute("DELETE FROM tile", []).map(drop).map_err(|e| failed(&e))
+        let sql =
+            "BEGIN IMMEDIATE; DELETE FROM tile; DELETE FROM rebuilding; INSERT INTO rebuilding VALUES (1); COMMIT";
+        self.db.execute_batch(sql).map_err(|e| failed(&e))
     }
+
+    /// Whether the tiles are being built anew, so that some are not there.
+    pub(super) fn is_being_built(&self) -> Result<bool, OpenError> {
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'rebuilding'";
+        let one = |sql: &str| self.db.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|e| failed(&e));
+        Ok(one(sql)? > 0 && one("SELECT count(*) FROM rebuilding")? > 0)
+    }
+}
+
+/// What a tree is made of, and nothing else.
+fn tables(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS tile (place INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
+         CREATE TABLE IF NOT EXISTS rebuilding (since INTEGER NOT NULL) STRICT;",
+    )?;
+    signed_table(db)
+}
+
+/// The table of what is signed; a backup has it, too.
+pub(super) fn signed_table(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS signed (
+             id INTEGER PRIMARY KEY CHECK (id = 1), note TEXT NOT NULL, verifying_key TEXT NOT NULL
+         ) STRICT;",
+    )
+}
+
+/// Writes what is signed into that table.
+pub(super) fn put_signed(db: &Connection, note: &str, key: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO signed (id, note, verifying_key) VALUES (1, ?1, ?2)";
+    db.prepare_cached(sql)?.execute((note, key)).map(drop)
+}
+
+/// What is signed, in a database that may have that table.
+pub(super) fn signed_in(db: &Connection) -> Result<Option<Signed>, OpenError> {
+    let has = "SELECT count(*) FROM sqlite_schema WHERE name = 'signed'";
+    if db.query_row(has, [], |row| row.get::<_, i64>(0)).map_err(|e| failed(&e))? == 0 {
+        return Ok(None);
+    }
+    let row = db.query_row("SELECT note, verifying_key FROM signed", [], |row| {
+        Ok(Signed { note: row.get(0)?, key: row.get(1)? })
+    });
+    row.optional().map_err(|e| failed(&e))
 }
 
 /// Where a tile stands: its level above its index, so that each level grows at its end.

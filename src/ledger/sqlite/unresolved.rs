@@ -23,6 +23,12 @@ pub(super) fn count(db: &Connection) -> Result<i64> {
     db.query_row("SELECT count(*) FROM unresolved", [], |row| row.get(0))
 }
 
+/// The intents that wait, ascending; one that is there twice is named twice.
+pub(super) fn all(db: &Connection) -> Result<Vec<u64>> {
+    let mut statement = db.prepare("SELECT seq FROM unresolved ORDER BY seq")?;
+    statement.query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?.collect()
+}
+
 /// The intent of this number waits from `since` on.
 pub(super) fn wait(db: &Connection, seq: u64, since: Timestamp, attempts: u32) -> Result<()> {
     let mut statement = db.prepare_cached("INSERT INTO unresolved (since_us, seq, attempts) VALUES (?1, ?2, ?3)")?;
@@ -53,7 +59,7 @@ pub(super) fn longest(db: &Connection, until: Timestamp) -> Result<Option<Unreso
 }
 
 /// What an intent was about, out of its entry.
-fn intent(bytes: &[u8]) -> Option<(RequestId, Target)> {
+pub(super) fn intent(bytes: &[u8]) -> Option<(RequestId, Target)> {
     let entry: Value = serde_json::from_slice(bytes).ok()?;
     let text = |member| entry.get(member).and_then(Value::as_str);
     let session = SessionId::parse(text("session")?).ok()?;

@@ -14,7 +14,7 @@ use super::op::{Op, Owed, Points, Reading, answer, refuse};
 use super::sealing::Sealer;
 use super::standing::Standing;
 use super::syncing::{Committed, Syncer, Syncing};
-use super::{Queue, Recovered, folder, unresolved};
+use super::{Queue, Recovered, folder, restore, unresolved};
 use crate::clock::{Moment, Timestamp, moment};
 use crate::config;
 use crate::failpoint;
@@ -71,6 +71,7 @@ impl Writer {
         metrics: Metrics,
     ) -> Result<(Self, Recovered), OpenError> {
         let mut lock = Lock::take(&config.path)?;
+        restore::refuse_half_done(&config.path)?;
         let db = database::open_to_write(&config.path)?;
         database::check_ends(&db)?;
         let next = database::length(&db)?;

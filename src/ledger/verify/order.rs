@@ -34,7 +34,7 @@ struct Members<'a> {
 pub(super) struct Order {
     time: String,
     open: HashMap<RequestId, u64>,
-    /// Outcomes that are `unknown` and have no resolution.
+    /// Intents whose outcome is `unknown` and that have no resolution.
     unknown: HashMap<RequestId, u64>,
 }
 
@@ -81,12 +81,12 @@ impl Order {
             },
             "outcome" => {
                 let id = id()?;
-                if self.open.remove(&id).is_none() {
+                let Some(intent) = self.open.remove(&id) else {
                     return Err(format!("is an outcome of request {id}, of which no intent is open"));
-                }
+                };
                 match &*entry.outcome {
                     "unknown" => {
-                        self.unknown.insert(id, seq);
+                        self.unknown.insert(id, intent);
                         Ok(())
                     }
                     "deleted" | "refused" | "not-sent" => Ok(()),
@@ -121,5 +121,12 @@ impl Order {
         let mut open: Vec<_> = self.open.iter().map(|(id, seq)| (*seq, *id)).collect();
         open.sort_unstable();
         open
+    }
+
+    /// Intents whose outcome is `unknown` and that have no resolution, ascending.
+    pub(super) fn unresolved(&self) -> Vec<u64> {
+        let mut unresolved: Vec<u64> = self.unknown.values().copied().collect();
+        unresolved.sort_unstable();
+        unresolved
     }
 }

@@ -37,6 +37,31 @@ struct Log {
     entries: Entries,
     memory: Memory,
     note: Option<String>,
+    standing: Standing,
+    /// The tiles are being built anew.
+    building: bool,
+}
+
+/// What a store would list of these entries.
+fn standing(entries: &Entries) -> Standing {
+    let (mut in_flight, mut unresolved) = (std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
+    for (seq, bytes) in entries {
+        let text = String::from_utf8_lossy(bytes);
+        let Some(id) = text.split("\"request_id\":\"").nth(1).and_then(|rest| rest.get(..36)) else { continue };
+        if text.contains("\"kind\":\"intent\"") {
+            in_flight.insert(id.to_owned(), *seq);
+        } else if let (Some(intent), true) = (in_flight.remove(id), text.contains("\"unknown\"")) {
+            unresolved.insert(id.to_owned(), intent);
+        } else if text.contains("\"resolution\"") {
+            unresolved.remove(id);
+        }
+    }
+    let mut standing = Standing { length: entries.len() as u64, ..Standing::default() };
+    standing.in_flight.extend(in_flight.into_iter().map(|(id, seq)| (seq, id)));
+    standing.in_flight.sort();
+    standing.unresolved.extend(unresolved.into_values());
+    standing.unresolved.sort_unstable();
+    standing
 }
 
 impl Log {
@@ -48,7 +73,8 @@ impl Log {
     fn signed(entries: Entries, signed: u64, key: &SigningKey) -> Self {
         let leaves: Vec<Hash> = entries.iter().map(|(_, bytes)| leaf_hash(bytes)).collect();
         let (memory, tree) = Memory::of(&leaves[..usize::try_from(signed).unwrap()]);
-        Self { entries, memory, note: Some(checkpoint::sign(key, &tree.head())) }
+        let (note, standing) = (Some(checkpoint::sign(key, &tree.head())), standing(&entries));
+        Self { entries, memory, note, standing, building: false }
     }
 
     fn verify(&self, kept: Option<&Kept>) -> Result<Report, OpenError> {
@@ -84,6 +110,14 @@ impl ProofReader for Log {
     fn verifying_key(&self) -> Result<VerifyingKey, OpenError> {
         Ok(key(7).verifying_key())
     }
+
+    fn is_being_built(&self) -> Result<bool, OpenError> {
+        Ok(self.building)
+    }
+
+    fn standing(&self) -> Result<Option<Standing>, OpenError> {
+        Ok(Some(Standing { length: self.length()?, ..self.standing.clone() }))
+    }
 }
 
 impl Reader for Log {
@@ -115,8 +149,8 @@ fn a_ledger_that_nobody_touched_verifies_at_every_size() {
     for size in [0, 1, 2, 255, 256, 257, 300, 512, 600] {
         let log = Log::of(size, size);
         let report = log.verify(Some(&log.kept())).expect("nothing is bad");
-        assert_eq!((report.entries, report.signed.size, report.uncovered()), (size, size, 0));
-        assert_eq!(report.kept, Some(report.signed));
+        assert_eq!((report.entries, report.signed.map(|head| head.size), report.uncovered()), (size, Some(size), 0));
+        assert_eq!(report.kept, report.signed);
     }
 }
 
@@ -136,9 +170,57 @@ fn what_is_not_covered_yet_is_counted_and_open_intents_are_listed() {
 }
 
 #[test]
+fn while_the_tiles_are_built_anew_the_entries_are_held_against_the_root_alone() {
+    let mut log = Log::of(600, 600);
+    (log.building, log.memory) = (true, Memory::default());
+    assert_eq!(log.verify(None).expect("nothing is bad").tiles, None);
+    log.entries[7].1[60] ^= 1;
+    assert!(log.verify(None).is_err());
+}
+
+#[test]
+fn without_a_stored_checkpoint_the_entries_are_held_against_the_kept_one() {
+    let (mut log, kept) = (Log::of(300, 300), Log::of(200, 200).kept());
+    log.note = None;
+    let report = log.verify(Some(&kept)).expect("nothing is bad");
+    assert_eq!((report.signed, report.kept.map(|head| head.size), report.uncovered()), (None, Some(200), 300));
+    let bytes = String::from_utf8(log.entries[7].1.clone()).unwrap().replace("obviously-fake", "somebody-else");
+    log.entries[7].1 = bytes.into_bytes();
+    assert!(log.fault(Some(&kept)).contains("elsewhere was signed for the root"));
+}
+
+#[test]
+fn what_is_listed_as_open_or_unresolved_is_exactly_that() {
+    // Requests 3 and 9 end unknown without a resolution; the last entry is an open intent.
+    let whole = Log::of(41, 41);
+    assert!(whole.verify(None).is_ok());
+    let (open, unresolved) = (whole.standing.in_flight.clone(), whole.standing.unresolved.clone());
+    assert!(!open.is_empty() && unresolved.len() > 1, "{open:?} {unresolved:?}");
+    let said = |change: &dyn Fn(&mut Standing)| {
+        let mut log = Log::of(41, 41);
+        change(&mut log.standing);
+        log.fault(None)
+    };
+    let missing = said(&|standing| drop(standing.in_flight.pop()));
+    assert!(names(&missing, open[0].0) && missing.contains("not listed as in flight"), "{missing}");
+    let ended = said(&|standing| standing.in_flight.insert(0, (1, format!("{:036}", 1))));
+    assert!(names(&ended, 1) && ended.contains("none that has no outcome"), "{ended}");
+    let other = said(&|standing| standing.in_flight[0].1.replace_range(0..1, "f"));
+    assert!(names(&other, open[0].0) && other.contains("not listed as in flight"), "{other}");
+    let missing = said(&|standing| {
+        standing.unresolved.remove(1);
+    });
+    assert!(names(&missing, unresolved[1]) && missing.contains("not listed as waiting"), "{missing}");
+    let twice = said(&|standing| standing.unresolved.insert(0, unresolved[0]));
+    assert!(names(&twice, unresolved[0]) && twice.contains("listed twice"), "{twice}");
+    let resolved = said(&|standing| standing.unresolved.insert(0, 1));
+    assert!(names(&resolved, 1) && resolved.contains("waits for a resolution"), "{resolved}");
+}
+
+#[test]
 fn a_tree_of_three_levels_is_compared_on_all_of_them() {
     let mut log = Log::of(65_536 + 300, 65_536 + 300);
-    assert_eq!(log.verify(None).expect("nothing is bad").tiles, 258 + 2 + 1);
+    assert_eq!(log.verify(None).expect("nothing is bad").tiles, Some(258 + 2 + 1));
     for level in 0..=2 {
         let whole = log.memory.kept[&(level, 0)].clone();
         log.memory.kept.get_mut(&(level, 0)).unwrap()[0] ^= 1;

@@ -66,6 +66,28 @@ impl Set {
     }
 }
 
+/// The offsets that [`encode`] wrote; `None`: it did not write this.
+pub(in crate::ledger::sqlite) fn list(bytes: &[u8]) -> Option<Vec<u16>> {
+    let offsets: Vec<u16> = if bytes.len() == BYTES {
+        let words = (0_u16..).step_by(64).zip(bytes.as_chunks::<8>().0);
+        let of_word = |(first, word): (u16, &[u8; 8])| {
+            let mut left = u64::from_le_bytes(*word);
+            std::iter::from_fn(move || {
+                let next = u16::try_from(left.trailing_zeros()).ok().filter(|_| left != 0)?;
+                left &= left - 1;
+                Some(first + next)
+            })
+        };
+        words.flat_map(of_word).collect()
+    } else {
+        bytes.as_chunks::<2>().0.iter().map(|offset| u16::from_le_bytes(*offset)).collect()
+    };
+    let ascending =
+        offsets.is_sorted_by(|one, next| one < next) && offsets.iter().all(|last| u64::from(*last) < SEGMENT);
+    let form = if offsets.len() * 2 < BYTES { offsets.len() * 2 } else { BYTES };
+    (ascending && form == bytes.len() && !offsets.is_empty()).then_some(offsets)
+}
+
 /// Offsets, ascending and each once, as bytes.
 pub(in crate::ledger::sqlite) fn encode(offsets: &[u16]) -> Vec<u8> {
     if offsets.len() * 2 < BYTES {
@@ -88,6 +110,7 @@ mod tests {
             let bytes = encode(&offsets);
             prop_assert!(bytes.len() <= BYTES);
             let set = Set::decode(&bytes);
+            prop_assert_eq!(list(&bytes), Some(offsets.clone()).filter(|offsets| !offsets.is_empty()));
             prop_assert_eq!(set.is_empty(), offsets.is_empty());
             prop_assert_eq!(set.offsets().collect::<Vec<_>>(), offsets);
         }

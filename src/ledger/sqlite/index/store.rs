@@ -78,6 +78,59 @@ pub(in crate::ledger::sqlite) fn open_to_read(folder: &Path, ledger: &Connection
     Some((db, meta))
 }
 
+/// Opens the search data to compare them with the ledger. `None`: there are none yet, or those of an older version,
+/// which the next start replaces.
+///
+/// # Errors
+/// They are not what this program makes of this ledger.
+pub(in crate::ledger::sqlite) fn open_to_compare(
+    folder: &Path,
+    ledger: &Connection,
+) -> Result<Option<(Connection, Meta)>, OpenError> {
+    let wrong = |what: &str| OpenError::Damaged(format!("{FILE} {what}; audit reindex builds it anew"));
+    let file = folder.join(FILE);
+    if !file.exists() {
+        return Ok(None);
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let look = || -> rusqlite::Result<(Connection, i32, i64, bool, Option<String>)> {
+        let db = Connection::open_with_flags(&file, flags)?;
+        db.busy_timeout(std::time::Duration::from_secs(5))?;
+        db.execute_batch("PRAGMA cache_size = -16384; BEGIN")?;
+        let application = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+        let version = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        let (empty, strange) = (database::contents(&db)?.is_empty(), database::strange(&db, tables)?);
+        Ok((db, application, version, empty, strange))
+    };
+    match look().map_err(|e| failed(&e))? {
+        (_, 0, 0, true, _) => Ok(None),
+        (_, application, ..) if application != APPLICATION => Err(wrong("is another program's database")),
+        (_, _, version, ..) if version > VERSION => Err(wrong("is of a newer version")),
+        (_, _, version, ..) if version < VERSION => Ok(None),
+        (.., Some(what)) => Err(wrong(&what)),
+        (db, .., None) => match meta(&db, ledger)? {
+            Some(meta) => Ok(Some((db, meta))),
+            None => Err(wrong("is not that of this ledger")),
+        },
+    }
+}
+
+/// Hands each row on, until one is refused: then `false`.
+pub(in crate::ledger::sqlite) fn each(
+    db: &Connection,
+    sql: &str,
+    mut take: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<bool>,
+) -> rusqlite::Result<bool> {
+    let mut statement = db.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        if !take(row)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Removes the search data.
 pub(in crate::ledger::sqlite) fn throw_away(folder: &Path) -> Result<(), OpenError> {
     for end in ["", "-wal", "-shm", "-journal"] {
@@ -129,8 +182,16 @@ fn create(db: &Connection, width: u64) -> rusqlite::Result<()> {
     db.execute_batch(&format!(
         "BEGIN;
          PRAGMA application_id = {APPLICATION};
-         PRAGMA user_version = {VERSION};
-         CREATE TABLE meta (width INTEGER, cursor INTEGER, first BLOB, last BLOB) STRICT;
+         PRAGMA user_version = {VERSION};"
+    ))?;
+    tables(db)?;
+    db.execute_batch(&format!("INSERT INTO meta VALUES ({width}, 0, x'', x''); COMMIT;"))
+}
+
+/// What search data are made of, and nothing else.
+fn tables(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(
+        "CREATE TABLE meta (width INTEGER, cursor INTEGER, first BLOB, last BLOB) STRICT;
          CREATE TABLE posting (segment INTEGER, term INTEGER, seqs BLOB NOT NULL,
              PRIMARY KEY (segment, term)) STRICT, WITHOUT ROWID;
          CREATE TABLE ending (seq INTEGER PRIMARY KEY, outcome INTEGER NOT NULL, resolution INTEGER) STRICT;
@@ -139,10 +200,8 @@ fn create(db: &Connection, width: u64) -> rusqlite::Result<()> {
          CREATE TABLE unknown (request_id TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
          CREATE TABLE unsettled (seq INTEGER PRIMARY KEY) STRICT;
          CREATE TABLE day (day INTEGER, caller TEXT, outcome TEXT, count INTEGER NOT NULL,
-             PRIMARY KEY (day, caller, outcome)) STRICT, WITHOUT ROWID;
-         INSERT INTO meta VALUES ({width}, 0, x'', x'');
-         COMMIT;"
-    ))
+             PRIMARY KEY (day, caller, outcome)) STRICT, WITHOUT ROWID;",
+    )
 }
 
 /// Intents without an outcome at the cursor, by request id.

@@ -276,6 +276,62 @@ proptest! {
     }
 }
 
+/// Every kind of a changed row, `?1` being which one; and the tables and their rows that each changes.
+const CHANGES: [&str; 17] = [
+    "DELETE FROM posting WHERE (segment, term) = (SELECT segment, term FROM posting LIMIT 1 OFFSET ?1)",
+    "UPDATE OR IGNORE posting SET term = term + 1 WHERE (segment, term) = (SELECT segment, term FROM posting LIMIT 1 OFFSET ?1)",
+    "UPDATE OR IGNORE posting SET segment = segment + 1 WHERE (segment, term) = (SELECT segment, term FROM posting LIMIT 1 OFFSET ?1)",
+    "UPDATE posting SET seqs = CAST(seqs || x'0f00' AS BLOB) WHERE (segment, term) = (SELECT segment, term FROM posting LIMIT 1 OFFSET ?1)",
+    "UPDATE posting SET seqs = CAST(seqs || x'00' AS BLOB) WHERE (segment, term) = (SELECT segment, term FROM posting LIMIT 1 OFFSET ?1)",
+    "UPDATE posting SET seqs = x'' WHERE (segment, term) = (SELECT segment, term FROM posting LIMIT 1 OFFSET ?1)",
+    "DELETE FROM ending WHERE seq = (SELECT seq FROM ending LIMIT 1 OFFSET ?1)",
+    "UPDATE ending SET outcome = outcome + 1 WHERE seq = (SELECT seq FROM ending LIMIT 1 OFFSET ?1)",
+    "UPDATE ending SET resolution = coalesce(resolution, 0) + 1 WHERE seq = (SELECT seq FROM ending LIMIT 1 OFFSET ?1)",
+    "DELETE FROM open WHERE seq = (SELECT seq FROM open LIMIT 1 OFFSET ?1)",
+    "UPDATE open SET caller = caller || 'x' WHERE seq = (SELECT seq FROM open LIMIT 1 OFFSET ?1)",
+    "UPDATE open SET day = day - 1 WHERE seq = (SELECT seq FROM open LIMIT 1 OFFSET ?1)",
+    "DELETE FROM unknown WHERE request_id = (SELECT request_id FROM unknown LIMIT 1 OFFSET ?1)",
+    "UPDATE unknown SET seq = seq + 1 WHERE request_id = (SELECT request_id FROM unknown LIMIT 1 OFFSET ?1)",
+    "DELETE FROM unsettled WHERE seq = (SELECT seq FROM unsettled LIMIT 1 OFFSET ?1)",
+    "INSERT OR IGNORE INTO unsettled VALUES (?1)",
+    "UPDATE day SET count = count + 1 WHERE (day, caller, outcome) = (SELECT day, caller, outcome FROM day LIMIT 1 OFFSET ?1)",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
+
+    #[test]
+    fn search_data_are_found_to_say_what_the_entries_say_and_any_changed_row_is_found(
+        events in proptest::collection::vec((event(), 0..12u32), 40..220),
+        batch in 1..40_usize,
+        at in proptest::collection::vec(0..60u32, CHANGES.len()),
+    ) {
+        let (folder, entries) = (tempfile::tempdir().unwrap(), log(&events));
+        record(folder.path(), 0, &entries);
+        follow(folder.path(), &entries, batch).unwrap();
+        let ledger = SqliteReader::open(folder.path()).unwrap();
+        let compare = || ledger.compare_search(|_, _| ()).map_err(|e| e.to_string());
+        prop_assert_eq!(compare(), Ok(Some(entries.len() as u64 / WIDTH * WIDTH)));
+        let file = folder.path().join("search.db");
+        let whole = std::fs::read(&file).unwrap();
+        for (change, at) in CHANGES.iter().zip(at) {
+            let db = rusqlite::Connection::open(&file).unwrap();
+            let changed = db.execute(change, [at]).unwrap();
+            drop(db);
+            let said = compare();
+            let found = said.as_ref().is_err_and(|words| words.contains("do not say what the entries say"));
+            prop_assert_eq!(found, changed > 0, "{} at {}: {:?}", change, at, said);
+            std::fs::write(&file, &whole).unwrap();
+        }
+        let db = rusqlite::Connection::open(&file).unwrap();
+        db.execute_batch("CREATE TRIGGER t AFTER INSERT ON posting BEGIN DELETE FROM open; END").unwrap();
+        drop(db);
+        prop_assert!(compare().unwrap_err().contains("a trigger that no ledger has, `t`"));
+        std::fs::remove_file(&file).unwrap();
+        prop_assert_eq!(compare(), Ok(None));
+    }
+}
+
 #[test]
 fn search_data_that_are_ahead_of_the_ledger_are_built_anew() {
     let (folder, shorter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -1,0 +1,104 @@
+//! `audit restore`: a backup becomes the ledger again, or a new log begins after what is left.
+
+use super::section;
+use crate::cli::{Exit, page};
+use crate::config::file;
+use crate::ledger::sqlite::{self, RestoreFault, Restored, Wish};
+use rustix::fs::Mode;
+use std::path::PathBuf;
+
+/// A checkpoint is far shorter.
+const NOTE_AT_MOST: u64 = 256 * 1024;
+
+#[derive(clap::Args)]
+pub(in crate::cli) struct Options {
+    /// The configuration; only its [ledger] has to be right
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The backup; without it, the ledger.db that is in the folder
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// A checkpoint of this log that was kept elsewhere, beside what `ledger.checkpoint_copy` names
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Where entries that were signed are lost, or nobody can say: begin a new log, whose first entry says so
+    #[arg(long)]
+    accept_loss: bool,
+    /// Print JSON, one object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(options: &Options) -> Exit {
+    // What is made is for its user alone.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    let config = match section(&options.config) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    let kept = match options.checkpoint.as_deref().map(|path| (path, file::read_text(path, NOTE_AT_MOST))) {
+        None => None,
+        Some((path, Ok(note))) => Some((path.display().to_string(), note)),
+        Some((path, Err(e))) => {
+            page::complain(format_args!("--checkpoint {}: {e}", path.display()));
+            return Exit::Usage;
+        }
+    };
+    let kept = kept.as_ref().map(|(place, note)| (place.as_str(), note.as_str()));
+    let wish = Wish { from: options.from.as_deref(), kept, accept_loss: options.accept_loss };
+    let mut progress = page::Progress::new();
+    let restored = sqlite::restore(&config, &wish, |_, done, all| progress.tick(done, all));
+    match restored {
+        Ok(restored) if options.json => {
+            page::json(&json(&restored));
+            Exit::Done
+        }
+        Ok(restored) => {
+            page::line(words(&restored));
+            Exit::Done
+        }
+        Err(RestoreFault::Wish(words)) => {
+            page::complain(words);
+            Exit::Usage
+        }
+        Err(RestoreFault::Loss(words)) => {
+            page::complain(words);
+            Exit::No
+        }
+        Err(RestoreFault::Ledger(error)) => page::ledger(&error),
+    }
+}
+
+fn json(restored: &Restored) -> serde_json::Value {
+    match restored {
+        Restored::Continued { origin, entries, signed } => serde_json::json!({
+            "log": "continued", "origin": origin, "entries": entries, "signed": signed.size,
+        }),
+        Restored::Begun { origin, number, entries, signed, carried } => serde_json::json!({
+            "log": "begun", "origin": origin, "old_log": number, "old_entries": entries, "old_signed": signed,
+            "carried": carried,
+        }),
+        Restored::Finished => serde_json::json!({"log": "finished"}),
+    }
+}
+
+fn words(restored: &Restored) -> String {
+    match restored {
+        Restored::Continued { origin, entries, signed } => format!(
+            "{entries} entries are put back, with all {} that were signed: the log {origin} goes on.\nStart `serve`; what \
+             was replaced stands in the ledger's folder under `replaced-…`",
+            signed.size
+        ),
+        Restored::Begun { origin, number, entries, signed, carried } => format!(
+            "{entries} entries are left of the old log{}. They are read with `--log {number}`, and verified with its old \
+             key.\nThe new log is {origin}, with a key of its own: give it to those who verify (`audit checkpoint \
+             --vkey`). Its first entry says what is lost; {carried} intents without a known end go on in it.\nStart \
+             `serve`; what was replaced stands in the ledger's folder under `replaced-…`",
+            signed.map_or_else(String::new, |signed| format!(", of which {signed} were signed"))
+        ),
+        Restored::Finished => {
+            "a restore that had been interrupted is finished: nothing else was done. `audit verify` says what there is"
+                .to_owned()
+        }
+    }
+}
