@@ -107,10 +107,20 @@ fn section(file: &Path) -> Result<config::Ledger, Exit> {
 }
 
 fn with_ledger(common: &Common, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
-    let folder = match common.folder() {
-        Ok(folder) => folder,
+    writing(common, None, ask)
+}
+
+/// The same for what also writes to `to`: nothing but the ledger belongs into its folder.
+fn writing(common: &Common, to: Option<&Path>, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
+    let ledger = match section(&common.config) {
+        Ok(section) => section.path,
         Err(exit) => return exit,
     };
+    if let Some(to) = to.filter(|to| file::is_within(&ledger, to)) {
+        page::complain(format_args!("{} is in the ledger's own folder; name another folder", to.display()));
+        return Exit::Usage;
+    }
+    let folder = of_log(ledger, common.log);
     SqliteReader::open(&folder).and_then(|ledger| ask(&ledger)).unwrap_or_else(|e| page::ledger(&e))
 }
 
@@ -119,13 +129,15 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Search(options) => with_ledger(&options.common, |ledger| search::run(options, ledger)),
         Command::Show(options) => with_ledger(&options.common, |ledger| show::run(options, ledger)),
         Command::Tail(options) => with_ledger(&options.common, |ledger| tail::run(options, ledger)),
-        Command::Export(options) => with_ledger(&options.common, |ledger| export::run(options, ledger)),
+        Command::Export(options) => {
+            writing(&options.common, options.tiles.as_deref(), |ledger| export::run(options, ledger))
+        }
         Command::Stats(options) => with_ledger(&options.common, |ledger| stats::run(options, ledger)),
         Command::Backup(options) => backup::run(options),
         Command::Restore(options) => restore::run(options),
         Command::Verify(options) => verify::run(options),
         Command::Checkpoint(options) => with_ledger(&options.common, |ledger| checkpoint::run(options, ledger)),
-        Command::Prove(options) => with_ledger(&options.common, |ledger| prove::run(options, ledger)),
+        Command::Prove(options) => writing(&options.common, Some(&options.out), |ledger| prove::run(options, ledger)),
         Command::Reindex(options) => reindex::run(options),
     }
 }

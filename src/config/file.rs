@@ -4,7 +4,7 @@
 use crate::secret::Secret;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reads a regular file of at most `at_most` bytes.
 ///
@@ -22,6 +22,27 @@ pub fn read(file: &Path, at_most: u64) -> io::Result<Secret<Vec<u8>>> {
         return Err(io::Error::other(format!("it is larger than {at_most} bytes")));
     }
     Ok(bytes)
+}
+
+/// Whether a path is a folder or in it, whatever links lead there; what does not exist yet counts as its parent's.
+#[must_use]
+pub fn is_within(folder: &Path, path: &Path) -> bool {
+    real(path).starts_with(real(folder))
+}
+
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let known = path.ancestors().find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)));
+    let Some((ancestor, mut real)) = known else { return path };
+    for part in path.strip_prefix(ancestor).unwrap_or(Path::new("")) {
+        if part == ".." {
+            real.pop()
+        } else {
+            real.push(part);
+            true
+        };
+    }
+    real
 }
 
 /// The same for text.

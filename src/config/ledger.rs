@@ -1,5 +1,6 @@
 //! `[ledger]`, the one section that the reading commands need.
 
+use super::file;
 use super::section::Section;
 use crate::id::Origin;
 use std::path::PathBuf;
@@ -29,6 +30,11 @@ impl Ledger {
             signing_key_file: section.path("signing_key_file"),
             checkpoint_copy: section.path("checkpoint_copy"),
         };
+        if ledger.checkpoint_copy.as_deref().is_some_and(|copy| file::is_within(&ledger.path, copy)) {
+            let what = "is in ledger.path: whoever takes or changes that folder has the copy, too; name a file elsewhere, \
+                        on another disk";
+            section.fault("checkpoint_copy", None, what);
+        }
         section.finish();
         ledger
     }

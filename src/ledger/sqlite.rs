@@ -13,6 +13,7 @@ mod reindex;
 mod restore;
 mod sealing;
 mod standing;
+mod stray;
 mod syncing;
 mod tree_store;
 mod unresolved;

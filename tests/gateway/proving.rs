@@ -261,3 +261,26 @@ fn an_older_copy_of_the_folder_and_another_key_are_found_by_what_is_kept_elsewhe
         assert!(code == Some(74) && said.contains("is not signed with the key"), "{options:?}: {said}");
     }
 }
+
+#[test]
+fn nothing_is_written_into_the_ledgers_own_folder() {
+    let provider = Provider::start();
+    let gateway = start(&provider);
+    let id = delete(gateway.listen, TARGET, TOKEN).header("x-request-id").unwrap().to_owned();
+    let (ledger, link) = (gateway.folder.path().join("ledger"), gateway.folder.path().join("link"));
+    std::os::unix::fs::symlink(&ledger, &link).unwrap();
+    for place in [ledger.join("out"), ledger.join("sub/out"), link.join("out"), link.clone()] {
+        for arguments in [
+            &["audit", "backup", "--to", text(&place)][..],
+            &["audit", "prove", &id, "--out", text(&place)],
+            &["audit", "export", "--tiles", text(&place)],
+        ] {
+            let (code, said) = said(&command(arguments, &gateway.config()));
+            assert!(
+                code == Some(64) && said.contains("is in the ledger's own folder"),
+                "{arguments:?}: {code:?} {said}"
+            );
+        }
+    }
+    assert!(!ledger.join("out").exists() && !ledger.join("sub").exists());
+}

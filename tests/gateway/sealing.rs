@@ -228,3 +228,76 @@ fn a_folder_in_which_somebody_laid_hands_on_what_keeps_the_tree_is_not_believed(
     eventually("readiness says so", || get(gateway.ops, "/readyz").body.contains("ledger-not-signed"));
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200, "deletions are recorded all the same");
 }
+
+#[test]
+fn a_start_believes_no_list_that_the_entries_contradict_and_verify_finds_it_too() {
+    let provider = Provider::start();
+    let intent = "FROM entry WHERE json_extract(CAST(bytes AS TEXT), '$.kind') = 'intent' LIMIT 1";
+    let in_flight =
+        format!("INSERT INTO in_flight SELECT seq, json_extract(CAST(bytes AS TEXT), '$.request_id') {intent}");
+    let unresolved = format!("INSERT INTO unresolved SELECT 0, seq, 0 {intent}");
+    for (harm, start, verify) in [
+        (in_flight.as_str(), "is said to be in flight, but entry", "is listed as an intent in flight"),
+        (&unresolved, "is said to wait for a resolution, but entry", "is listed as an intent that waits"),
+        ("INSERT INTO unresolved VALUES (0, 0, 0)", "but is no such intent", "is listed as an intent that waits"),
+        ("ALTER TABLE in_flight ADD COLUMN x TEXT", "is defined otherwise", "is defined otherwise"),
+        ("CREATE TABLE more (x)", "a table that no ledger has", "a table that no ledger has"),
+    ] {
+        let (mut gateway, _) = sealed(&provider);
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+        assert!(gateway.stop().success());
+        sql(&gateway.folder.path().join("ledger/ledger.db"), harm);
+        let verified = command(&["audit", "verify"], &gateway.config());
+        let said = String::from_utf8(verified.stderr).unwrap();
+        assert!(verified.status.code() == Some(74) && said.contains(verify), "{harm}: {said}");
+        let output = restart(&gateway);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(74) && said.contains(start), "{harm}: {said}");
+    }
+}
+
+#[test]
+fn without_its_tree_a_ledger_is_verified_by_what_is_kept_elsewhere_and_starts_by_that_alone() {
+    let provider = Provider::start();
+    let (mut gateway, copy) = sealed(&provider);
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert!(gateway.stop().success());
+    let ledger = gateway.folder.path().join("ledger");
+    std::fs::remove_file(ledger.join("tree.db")).unwrap();
+    let verify = || {
+        let output = command(&["audit", "verify"], &gateway.config());
+        (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (code, said) = verify();
+    assert!(code == Some(0) && said.contains("held against the kept one alone"), "{said}");
+    let note = std::fs::read(&copy).unwrap();
+    std::fs::remove_file(&copy).unwrap();
+    let (code, said) = verify();
+    assert!(code == Some(69) && said.contains("nothing proves them"), "{said}");
+    for again in 0..2 {
+        let output = restart(&gateway);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let words = "nothing says which of them were signed";
+        assert!(output.status.code() == Some(74) && said.contains(words), "{again}: {said}");
+    }
+    std::fs::write(&copy, note).unwrap();
+    let change = "UPDATE entry SET bytes = CAST(replace(CAST(bytes AS TEXT), 'deleted', 'refused') AS BLOB)";
+    sql(&ledger.join("ledger.db"), change);
+    let (code, said) = verify();
+    assert!(code == Some(74) && said.contains("was signed for the root"), "{said}");
+}
+
+#[test]
+fn the_copy_of_the_checkpoint_is_not_put_into_the_ledgers_own_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("ledger/sub")).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("ledger"), folder.path().join("link")).unwrap();
+    for copy in ["ledger/copy", "ledger/sub/copy", "link/copy", "other/../ledger/new/copy"] {
+        let file = folder.path().join("gateway.toml");
+        std::fs::write(&file, format!("[ledger]\npath = \"ledger\"\ncheckpoint_copy = \"{copy}\"\n")).unwrap();
+        let output = command(&["audit", "verify"], &file);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let words = ["ledger.checkpoint_copy", "is in ledger.path"];
+        assert!(output.status.code() == Some(64) && words.iter().all(|words| said.contains(words)), "{copy}: {said}");
+    }
+}

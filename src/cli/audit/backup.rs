@@ -3,7 +3,7 @@
 use super::{Common, of_log, section};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
-use crate::config;
+use crate::config::{self, file::is_within};
 use crate::ledger::sqlite::{self, Backup, BackupFault};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -23,6 +23,10 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(ledger) => ledger,
         Err(exit) => return exit,
     };
+    if is_within(&ledger.path, &options.to) {
+        page::complain(format_args!("{} is in the ledger's own folder; name another folder", options.to.display()));
+        return Exit::Usage;
+    }
     let (started, mut said, watched) = (moment(), moment(), std::io::stderr().is_terminal());
     let folder = of_log(ledger.path.clone(), options.common.log);
     let made = sqlite::backup(&folder, &options.to, |what, done, all| {

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Options {
     no_header: bool,
     /// Instead: what the newest checkpoint covers, with checkpoint and hashes, as files (C2SP tlog-tiles) in a new folder
     #[arg(long, value_name = "DIR", conflicts_with_all = ["from", "format", "no_header"])]
-    tiles: Option<PathBuf>,
+    pub(super) tiles: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -26,7 +26,7 @@ pub(in crate::cli) struct Options {
     request_id: String,
     /// The folder for the files; made where it is not. No file in it is overwritten
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Result<Exit, OpenError> {

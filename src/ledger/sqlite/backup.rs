@@ -8,6 +8,7 @@
 use super::database::{self, FILE, Statements, is_full};
 use super::folder;
 use super::tree_store::{self, Signed, TreeStore, shown};
+use crate::config::file::is_within;
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::checkpoint::note::VerifyingKey;
@@ -115,7 +116,7 @@ impl Place {
             return Err(BackupFault::Name(taken(to)));
         }
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if folder.canonicalize().is_ok_and(|folder| ledger.canonicalize().is_ok_and(|ledger| folder == ledger)) {
+        if is_within(ledger, to) {
             return Err(BackupFault::Name(format!("{shown} is in the ledger's own folder; name another folder")));
         }
         let mut temporary = std::ffi::OsString::from(".");

@@ -29,6 +29,13 @@ pub(super) fn all(db: &Connection) -> Result<Vec<u64>> {
     statement.query_map([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?.collect()
 }
 
+/// Those that are due first.
+pub(super) fn first(db: &Connection, count: usize) -> Result<Vec<u64>> {
+    let mut statement = db.prepare("SELECT seq FROM unresolved ORDER BY since_us, seq LIMIT ?1")?;
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    statement.query_map([count], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))?.collect()
+}
+
 /// The intent of this number waits from `since` on.
 pub(super) fn wait(db: &Connection, seq: u64, since: Timestamp, attempts: u32) -> Result<()> {
     let mut statement = db.prepare_cached("INSERT INTO unresolved (since_us, seq, attempts) VALUES (?1, ?2, ?3)")?;

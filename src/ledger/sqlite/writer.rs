@@ -14,7 +14,7 @@ use super::op::{Op, Owed, Points, Reading, answer, refuse};
 use super::sealing::Sealer;
 use super::standing::Standing;
 use super::syncing::{Committed, Syncer, Syncing};
-use super::{Queue, Recovered, folder, restore, unresolved};
+use super::{Queue, Recovered, folder, restore, stray, unresolved};
 use crate::clock::{Moment, Timestamp, moment};
 use crate::config;
 use crate::failpoint;
@@ -99,6 +99,7 @@ impl Writer {
         let failed = |e: rusqlite::Error| OpenError::Damaged(format!("the freezes cannot be read: {e}"));
         writer.standing = Standing::load(&writer.db).map_err(failed)?;
         writer.freezes.store(Arc::new(writer.standing.freezes().clone()));
+        stray::check(&config.path, &writer.db, next)?;
         let recovered = writer.recover()?;
         writer.metrics.unresolved.set(writer.head.unresolved);
         folder::sync(&config.path)?;
