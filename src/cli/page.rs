@@ -30,11 +30,16 @@ pub(super) fn bytes(bytes: &[u8]) -> bool {
     out.write_all(bytes).and_then(|()| out.flush()).is_ok()
 }
 
-/// JSON on one line in which nothing can mislead who reads it: what would move the cursor or turn the direction of the
-/// text is written as an escape. It parses to the same.
+/// JSON on one line in which nothing can mislead who reads it.
 pub(super) fn json_text(value: &impl serde::Serialize) -> String {
-    let mut text = String::new();
-    for c in serde_json::to_string(value).unwrap_or_default().chars() {
+    escaped(&serde_json::to_string(value).unwrap_or_default())
+}
+
+/// JSON in which what would move the cursor or turn the direction of the text is written as an escape. It parses to the
+/// same.
+pub(super) fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
         if is_invisible(c) {
             c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
         } else {
@@ -42,6 +47,11 @@ pub(super) fn json_text(value: &impl serde::Serialize) -> String {
         }
     }
     text
+}
+
+/// Whether people read what is written to stdout.
+pub(super) fn is_watched() -> bool {
+    std::io::stdout().is_terminal()
 }
 
 /// Writes JSON, one line. `false`: nobody reads any more.

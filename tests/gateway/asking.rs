@@ -126,3 +126,26 @@ fn search_data_are_filled_behind_the_commit_and_built_anew_only_while_nothing_se
     assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200);
     assert_eq!(rows(&again, &[]).len(), expected.len() + 1);
 }
+
+#[test]
+fn tail_is_a_table_on_a_terminal_and_json_in_a_pipe() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    history(&gateway, &provider);
+    assert!(gateway.stop().success());
+    let (_, piped) = ask(&gateway, &["audit", "tail", "-n", "3"]);
+    assert_eq!(piped.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count(), 3, "{piped}");
+    let on_a_terminal = |options: &str| {
+        let words =
+            format!("{} audit tail -n 100 {options} --config {}", crate::running::BINARY, gateway.config().display());
+        let output = std::process::Command::new("script").args(["-qec", &words, "/dev/null"]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let table = on_a_terminal("");
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].split_whitespace().eq(["seq", "time", "kind", "caller", "what"]), "{table}");
+    assert!(lines.iter().any(|line| line.contains("intent") && line.contains("moderation") && line.contains("2@g.us")));
+    assert!(lines.iter().any(|line| line.contains("outcome") && line.contains("refused 404")), "{table}");
+    assert!(!table.contains('{') && !table.contains("\u{1b}"), "{table}");
+    assert!(on_a_terminal("--json").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+}
