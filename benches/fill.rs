@@ -39,7 +39,8 @@ async fn request(ledger: &Sqlite, number: u64) -> u64 {
     if random % 50 == 1 {
         let peer = "10.0.0.1".parse().unwrap();
         let (code, detail) = ("not-allowed", "no rule allows it".to_owned());
-        let refusal = Refusal { request_id, status: 403, code, detail, caller: Some(caller), peer, target: None };
+        let refusal =
+            Refusal { request_id, status: 403, code, detail, caller: Some(caller), peer, target: None, rule: None };
         return u64::from(ledger.note(Body::Refusal(refusal)));
     }
     let intention = Intention {

@@ -3,11 +3,12 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
-use wasend_gateway::config::{Caller, Rule, Token};
+use std::sync::Arc;
+use wasend_gateway::config::{Caller, Listed, Rule, Token};
 use wasend_gateway::head::{Head, Progress};
 use wasend_gateway::id::{CallerName, GroupId, SessionId, Target};
 use wasend_gateway::identity::{Identity, new_token};
-use wasend_gateway::policy::Policy;
+use wasend_gateway::policy::{Policy, Question};
 
 fn caller(number: usize, groups: Vec<String>) -> (Caller, String) {
     let (token, hash) = new_token().unwrap();
@@ -17,7 +18,7 @@ fn caller(number: usize, groups: Vec<String>) -> (Caller, String) {
     }
     let name = |text: &str| CallerName::parse(text).unwrap();
     let tokens = vec![Token { id: name("t"), sha256, expires: None }];
-    let allow = vec![Rule { sessions: vec!["sess1".into()], groups }];
+    let allow = vec![Rule { sessions: vec!["sess1".into()], groups, ..Rule::default() }];
     (
         Caller {
             name: name(&format!("c{number}")),
@@ -54,9 +55,33 @@ fn stages(criterion: &mut Criterion) {
     let name = CallerName::parse("c999").unwrap();
     let target = Target { session: SessionId::parse("sess1").unwrap(), group: GroupId::parse("999099@g.us").unwrap() };
     let peer = "127.0.0.1".parse().unwrap();
-    criterion.bench_function("decide among 100,000 listed groups", |b| {
-        b.iter(|| policy.decide(black_box(&name), peer, &target).unwrap())
+    criterion.bench_function("decide among 100,000 groups in 1,000 rules", |b| {
+        b.iter(|| policy.decide(&Question::new(black_box(&name), peer, &target, now)).unwrap())
     });
+    let policy = Policy::new(&everything_at_once(&many));
+    criterion.bench_function("decide with lists of 100,000 groups, networks and expiry", |b| {
+        b.iter(|| policy.decide(&Question::new(black_box(&name), peer, &target, now)).unwrap())
+    });
+}
+
+/// The same callers, each with networks, a denied list of 100,000 groups and an allowed one, in rules that expire.
+fn everything_at_once(callers: &[Caller]) -> Vec<Caller> {
+    let list = |file: &str, first: u32| {
+        let groups = (first..first + 100_000).map(|group| format!("{group}@g.us").into()).collect();
+        Some(Arc::new(Listed { file: file.into(), groups }))
+    };
+    let from: Option<Vec<_>> = Some(["10.0.0.0/8", "fd00::/8", "127.0.0.0/8"].map(|net| net.parse().unwrap()).to_vec());
+    let expires = wasend_gateway::clock::Timestamp::parse("2999-01-01");
+    let whole = Rule { sessions: vec!["sess1".into(), "eu-*".into()], from: from.clone(), expires, ..Rule::default() };
+    let allow = Rule { listed: list("allowed", 900_000), ..whole.clone() };
+    let deny = Rule { listed: list("denied", 1_000_000), groups: vec!["00*@g.us".into()], ..whole };
+    let full = |caller: &Caller| Caller {
+        from: from.clone(),
+        allow: vec![allow.clone()],
+        deny: vec![deny.clone()],
+        ..caller.clone()
+    };
+    callers.iter().map(full).collect()
 }
 
 criterion_group!(benches, stages);

@@ -5,6 +5,7 @@ mod check_config;
 mod demo;
 mod explain;
 mod page;
+mod policy;
 mod sandbox;
 mod serve;
 mod token;
@@ -55,7 +56,12 @@ enum Command {
         command: token::Command,
     },
     /// Say whether a caller may delete a group's picture, and by which rule
-    Explain(explain::Question),
+    Explain(explain::Options),
+    /// Test, compare and show rules
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
     /// Ask the ledger
     Audit {
         #[command(subcommand)]
@@ -92,7 +98,8 @@ pub fn run() -> Exit {
         Command::Serve(file) => serve::run(&file.config),
         Command::CheckConfig(file) => check_config::run(&file.config),
         Command::Token { command } => token::run(&command),
-        Command::Explain(question) => explain::run(&question),
+        Command::Explain(options) => explain::run(&options),
+        Command::Policy { command } => policy::run(&command),
         Command::Audit { command } => audit::run(&command),
         Command::Sandbox(options) => sandbox::run(options),
         Command::Demo(options) => demo::run(&options),

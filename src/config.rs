@@ -7,20 +7,26 @@
 
 mod budget;
 mod callers;
+mod expected;
 pub mod file;
 mod ledger;
 mod listen;
 mod operators;
 mod resolver;
+mod rules;
 mod section;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 pub use budget::{Budget, OnExhausted, Per};
-pub use callers::{Caller, Rate, Rule, Token};
+pub use callers::{Caller, Rate, Token};
+pub use expected::Expected;
 pub use ledger::Ledger;
 pub use listen::{Listen, Ops, Tls};
 pub use operators::{Operator, Role};
 pub use resolver::Resolver;
+pub use rules::{Listed, Rule};
 pub use section::Fault;
 pub use upstream::{Confirm, Upstream};
 
@@ -29,10 +35,9 @@ use crate::clock::Timestamp;
 use crate::failpoint::Armed;
 use crate::telemetry::Format;
 use ::config::{Environment, File, FileFormat, Map, Source, Value, ValueKind};
+use file::Seen;
 use section::{Reading, Section};
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 /// `config/default.toml`, compiled in.
 pub const DEFAULTS: &str = include_str!("../config/default.toml");
@@ -84,14 +89,23 @@ pub struct Loaded {
 /// # Errors
 /// Every fault of the file and the environment, at once.
 pub fn load(file: &Path) -> Result<Loaded, Vec<Fault>> {
-    let merged = merge(file)?;
-    let effective = effective(&merged);
+    load_seen(file).0
+}
+
+/// The same, with what each file that it is made of was when it was read: the configuration and its lists of groups.
+pub fn load_seen(file: &Path) -> (Result<Loaded, Vec<Fault>>, Vec<Seen>) {
     let reading = reading(file);
+    (load_with(file, &reading), reading.files.take())
+}
+
+fn load_with(file: &Path, reading: &Reading) -> Result<Loaded, Vec<Fault>> {
+    let merged = merge(file, reading)?;
+    let effective = effective(&merged);
     let mut root = Section::new(String::new(), merged, reading.clone());
     let config = read(&mut root);
     root.finish();
     #[cfg(debug_assertions)]
-    let failpoints = failpoints(&reading);
+    let failpoints = failpoints(reading);
     let faults = reading.faults.take();
     if faults.is_empty() {
         #[allow(unused_mut, reason = "failpoints add to them, in debug builds")]
@@ -119,7 +133,7 @@ pub fn load(file: &Path) -> Result<Loaded, Vec<Fault>> {
 /// The file's syntax, or a fault in `[ledger]`.
 pub fn load_ledger(file: &Path) -> Result<(Ledger, Vec<Fault>), Vec<Fault>> {
     let reading = reading(file);
-    let mut root = Section::new(String::new(), merge(file)?, reading.clone());
+    let mut root = Section::new(String::new(), merge(file, &reading)?, reading.clone());
     let config = read(&mut root);
     root.finish();
     let (ours, elsewhere): (Vec<_>, Vec<_>) =
@@ -140,12 +154,13 @@ fn reading(file: &Path) -> Reading {
     let folder = file.parent().map(Path::to_path_buf).unwrap_or_default();
     let folder = std::path::absolute(&folder)
         .unwrap_or_else(|_| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder });
-    Reading { faults: Rc::new(RefCell::new(Vec::new())), file: file.display().to_string(), folder }
+    let (faults, files, lists) = Default::default();
+    Reading { faults, file: file.display().to_string(), folder, files, lists }
 }
 
-fn merge(file: &Path) -> Result<Map<String, Value>, Vec<Fault>> {
+fn merge(file: &Path, reading: &Reading) -> Result<Map<String, Value>, Vec<Fault>> {
     let fault = |what: String| vec![Fault { key: "the file".into(), source: file.display().to_string(), what }];
-    let text = file::read_text(file, FILE_AT_MOST).map_err(|e| fault(format!("cannot be read: {e}")))?;
+    let text = reading.read_text(file, FILE_AT_MOST).map_err(|e| fault(format!("cannot be read: {e}")))?;
     let environment = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__");
     let merged = ::config::Config::builder()
         .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
@@ -236,6 +251,7 @@ fn warnings(config: &Config) -> Vec<String> {
         for token in caller.tokens.iter().filter(|t| t.expires.is_some_and(|at| at <= now)) {
             warnings.push(format!("token `{}` of caller `{name}` has expired", token.id));
         }
+        warnings.extend(rules::warnings(caller, now));
     }
     warnings
 }

@@ -5,6 +5,7 @@
 
 use crate::head::HeadFault;
 use crate::id::CallerName;
+use std::sync::Arc;
 
 /// Whether bytes of the deletion have left for the provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
@@ -62,9 +63,21 @@ pub enum NotAllowed {
     /// No allow rule of this caller covers the target.
     NoRule(CallerName),
     /// This deny rule covers it.
-    Denied(CallerName, String),
+    Denied(CallerName, Arc<str>),
     /// The peer's address is in none of the caller's `from` networks.
     From(CallerName),
+}
+
+impl NotAllowed {
+    /// The rule that decided, where one did: a deny rule, or the caller's `from`.
+    #[must_use]
+    pub fn rule(&self) -> Option<Arc<str>> {
+        match self {
+            NotAllowed::NoRule(_) => None,
+            NotAllowed::Denied(_, rule) => Some(Arc::clone(rule)),
+            NotAllowed::From(caller) => Some(format!("{caller}.from").into()),
+        }
+    }
 }
 
 /// Why an intent is not admitted.

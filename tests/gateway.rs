@@ -25,12 +25,16 @@ mod faults;
 mod full;
 #[path = "gateway/injected.rs"]
 mod injected;
+#[path = "gateway/mutated.rs"]
+mod mutated;
 #[path = "gateway/operators.rs"]
 mod operators;
 #[path = "gateway/panics.rs"]
 mod panics;
 #[path = "gateway/platter.rs"]
 mod platter;
+#[path = "gateway/policies.rs"]
+mod policies;
 #[path = "gateway/power.rs"]
 mod power;
 #[path = "gateway/promises.rs"]

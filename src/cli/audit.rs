@@ -65,7 +65,7 @@ pub(super) enum Command {
 }
 
 /// Reads a span such as `2h` (so long ago), a date or a time.
-fn when(text: &str) -> Result<Timestamp, String> {
+pub(super) fn when(text: &str) -> Result<Timestamp, String> {
     let span = parse_span(text).map(|span| Timestamp::now().before(span));
     span.or_else(|| Timestamp::parse(text))
         .ok_or_else(|| "is neither a span (2h, 7d) nor a date nor a time (2026-11-24T08:00:00Z)".to_owned())
@@ -110,7 +110,12 @@ fn with_ledger(common: &Common, ask: impl FnOnce(&SqliteReader) -> Result<Exit, 
     writing(common, None, ask)
 }
 
-/// The same for what also writes to `to`: nothing but the ledger belongs into its folder.
+/// Asks the ledger of a configuration of which nothing else has to be right.
+pub(super) fn with_ledger_of(config: &Path, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
+    with_ledger(&Common { config: config.to_owned(), log: None, json: false }, ask)
+}
+
+/// As [`with_ledger`], for what also writes to `to`: nothing but the ledger belongs into its folder.
 fn writing(common: &Common, to: Option<&Path>, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
     let ledger = match section(&common.config) {
         Ok(section) => section.path,

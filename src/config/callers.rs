@@ -1,14 +1,12 @@
-//! `[[callers]]`: who is known, from where, and what each may do. And the rates, which `[limits]` has too.
+//! `[[callers]]`: who is known, from where, and how fast. And the rates, which `[limits]` has too.
 
 use super::budget::Budget;
 use super::listen::network;
+use super::rules::Rule;
 use super::section::Section;
 use crate::clock::Timestamp;
 use crate::id::CallerName;
 use ipnet::IpNet;
-
-/// 100,000 groups take about 3 MB.
-const GROUPS_FILE_AT_MOST: u64 = 256 * 1024 * 1024;
 
 /// One caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,61 +53,6 @@ pub struct Rate {
     pub per_s: u32,
 }
 
-/// A rule: it covers a target whose session and group both match one of its patterns.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Rule {
-    /// Patterns of sessions.
-    pub sessions: Vec<String>,
-    /// Patterns of groups, those of `groups_file` included.
-    pub groups: Vec<String>,
-}
-
-const SUFFIX: &str = "@g.us";
-
-fn is_word(part: &str) -> bool {
-    part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_*".contains(&b))
-}
-
-/// Whether the end of a pattern matches the end of a group's id.
-fn covers(pattern: &[u8], end: &[u8]) -> bool {
-    match (pattern.split_first(), end.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) if covers(rest, end) => true,
-        (Some((b'*', _)), Some((_, end))) => covers(pattern, end),
-        (Some((wanted, rest)), Some((byte, end))) => wanted == byte && covers(rest, end),
-        _ => false,
-    }
-}
-
-/// Whether a pattern could match a group: word characters and `*`, then perhaps what matches `@g.us`, of which a `*`
-/// may take the beginning.
-fn could_match_a_group(text: &str) -> bool {
-    if is_word(text.strip_suffix(SUFFIX).unwrap_or(text)) {
-        return true;
-    }
-    let ends = |head: &str, tail: &str| {
-        let from = if head.ends_with('*') { 0..SUFFIX.len() } else { 0..1 };
-        from.filter_map(|at| SUFFIX.get(at..)).any(|end| covers(tail.as_bytes(), end.as_bytes()))
-    };
-    text.char_indices().map(|(at, _)| text.split_at(at)).any(|(head, tail)| is_word(head) && ends(head, tail))
-}
-
-/// A pattern that can match no id is a slip of the pen, and in a deny rule a dangerous one.
-fn pattern(text: &str, possible: bool, made_of: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 128 || !possible {
-        return Err(format!("\"{}\" can match no id; ids are made of {made_of}", text.escape_debug()));
-    }
-    Ok(text.to_owned())
-}
-
-fn session(text: &str) -> Result<String, String> {
-    pattern(text, is_word(text), "A-Z a-z 0-9 _ -")
-}
-
-fn group(text: &str) -> Result<String, String> {
-    pattern(text, could_match_a_group(text), "A-Z a-z 0-9 _ - and may end in @g.us")
-}
-
 pub(super) fn name(text: &str) -> Result<CallerName, String> {
     CallerName::parse(text).map_err(|fault| format!("{fault}; write a short name such as moderation"))
 }
@@ -127,7 +70,7 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     Ok(hash)
 }
 
-fn expiry(text: &str) -> Result<Timestamp, String> {
+pub(super) fn expiry(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or_else(|| "is not a time; write 2027-06-01T00:00:00Z".to_owned())
 }
 
@@ -154,36 +97,6 @@ impl Token {
         let expires = section.parsed_if_there("expires", expiry);
         section.finish();
         Some(Self { id: id?, sha256: sha256?, expires })
-    }
-}
-
-impl Rule {
-    fn read(mut section: Section) -> Self {
-        let sessions = section.list("sessions", session).unwrap_or_default();
-        let mut groups = section.list("groups", group).unwrap_or_default();
-        if let Some(file) = section.path("groups_file") {
-            match super::file::read_text(&file, GROUPS_FILE_AT_MOST) {
-                Err(error) => section.fault("groups_file", None, format!("{} cannot be read: {error}", file.display())),
-                Ok(text) => {
-                    for (number, line) in text.lines().enumerate() {
-                        let entry = line.split('#').next().unwrap_or_default().trim();
-                        match group(entry) {
-                            _ if entry.is_empty() => {}
-                            Ok(entry) => groups.push(entry),
-                            Err(what) => section.fault("groups_file", None, format!("line {}: {what}", number + 1)),
-                        }
-                    }
-                }
-            }
-        }
-        if sessions.is_empty() {
-            section.fault("sessions", None, "is empty, so the rule covers nothing; write [\"*\"] for every session");
-        }
-        if groups.is_empty() {
-            section.fault("groups", None, "is empty, so the rule covers nothing; write [\"*@g.us\"] for every group");
-        }
-        section.finish();
-        Self { sessions, groups }
     }
 }
 
@@ -229,23 +142,5 @@ impl Caller {
             }
         }
         callers
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_that_can_match_no_id_is_a_fault() {
-        for good in ["*", "1", "1@g.us", "*@g.us", "12*", "*@*", "1*@g.*", "*us", "*.us", "a*b*@g.us", "1@g*"] {
-            assert!(group(good).is_ok(), "{good}");
-        }
-        for bad in ["", "1@G.US", "1@c.us", "1@", "@g.us@", "1.us", "1@g.us ", "a b", "é*", "1@g.usx", "*@x"] {
-            assert!(group(bad).is_err(), "{bad}");
-        }
-        for bad in ["s@g.us", "s.1", "*.us", "", "s 1"] {
-            assert!(session(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -2,8 +2,9 @@
 //! otherwise hold up whoever reads it, a reload among them.
 
 use crate::secret::Secret;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Reads a regular file of at most `at_most` bytes.
@@ -11,12 +12,20 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The system's; or that it is no file, or too large.
 pub fn read(file: &Path, at_most: u64) -> io::Result<Secret<Vec<u8>>> {
+    contents(&open(file)?, at_most)
+}
+
+fn open(file: &Path) -> io::Result<File> {
     // Looked at before it is opened: opening a pipe waits for whoever writes to it.
     if !std::fs::metadata(file)?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
+    File::open(file)
+}
+
+fn contents(file: &File, at_most: u64) -> io::Result<Secret<Vec<u8>>> {
     let mut bytes = Vec::new();
-    File::open(file)?.take(at_most.saturating_add(1)).read_to_end(&mut bytes)?;
+    file.take(at_most.saturating_add(1)).read_to_end(&mut bytes)?;
     let bytes = Secret::new(bytes);
     if bytes.expose().len() as u64 > at_most {
         return Err(io::Error::other(format!("it is larger than {at_most} bytes")));
@@ -50,6 +59,64 @@ fn real(path: &Path) -> PathBuf {
 /// # Errors
 /// As [`read`], or that it is not UTF-8.
 pub fn read_text(file: &Path, at_most: u64) -> io::Result<String> {
-    let bytes = read(file, at_most)?;
-    std::str::from_utf8(bytes.expose()).map(str::to_owned).map_err(|_| io::Error::other("it is not UTF-8"))
+    read_seen(file, at_most).0
+}
+
+/// The same, with what the file was whose contents these are.
+pub(super) fn read_seen(path: &Path, at_most: u64) -> (io::Result<String>, Seen) {
+    let opened = open(path).and_then(|file| Ok((file.metadata()?, file)));
+    let (was, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return (Err(error), Seen::of(path)),
+    };
+    let text = contents(&file, at_most).and_then(|bytes| {
+        let text = std::str::from_utf8(bytes.expose()).map(str::to_owned);
+        text.map_err(|_| io::Error::other("it is not UTF-8"))
+    });
+    (text, Seen { file: path.to_owned(), is: Some(Is::from(&was)) })
+}
+
+/// What a path led to when it was looked at, links followed: enough to see that it is another file, or that it has been
+/// written since. A file that is replaced, a symbolic link on the way that is turned elsewhere, and one that is written
+/// in place all differ in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    file: PathBuf,
+    is: Option<Is>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Is {
+    device: u64,
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds: of the contents, and of anything about the file, which nobody can set back.
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl From<&Metadata> for Is {
+    fn from(of: &Metadata) -> Self {
+        Self {
+            device: of.dev(),
+            inode: of.ino(),
+            size: of.size(),
+            written: (of.mtime(), of.mtime_nsec()),
+            changed: (of.ctime(), of.ctime_nsec()),
+        }
+    }
+}
+
+impl Seen {
+    /// Looks.
+    #[must_use]
+    pub fn of(file: &Path) -> Self {
+        Self { file: file.to_owned(), is: std::fs::metadata(file).ok().map(|of| Is::from(&of)) }
+    }
+
+    /// Looks at the same path again.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::of(&self.file)
+    }
 }

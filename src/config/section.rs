@@ -5,11 +5,15 @@
     reason = "every kind of value that is not the expected one is the same fault"
 )]
 
+use super::file::Seen;
+use super::rules::Listed;
 use config::{Map, Value, ValueKind};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// One thing that is wrong: where, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,19 @@ pub(super) struct Reading {
     pub(super) faults: Rc<RefCell<Vec<Fault>>>,
     pub(super) file: String,
     pub(super) folder: PathBuf,
+    /// What was read, with what each file was then.
+    pub(super) files: Rc<RefCell<Vec<Seen>>>,
+    /// Each `groups_file`, read once; nothing where it could not be read.
+    pub(super) lists: Rc<RefCell<HashMap<PathBuf, Option<Arc<Listed>>>>>,
+}
+
+impl Reading {
+    /// Reads a text and remembers what its file was.
+    pub(super) fn read_text(&self, file: &Path, at_most: u64) -> std::io::Result<String> {
+        let (text, seen) = super::file::read_seen(file, at_most);
+        self.files.borrow_mut().push(seen);
+        text
+    }
 }
 
 /// A table being read; each key that is asked for is taken out, and what is left at the end is unknown.
@@ -41,7 +58,7 @@ pub(super) struct Section {
     path: String,
     rest: Map<String, Value>,
     known: Vec<&'static str>,
-    reading: Reading,
+    pub(super) reading: Reading,
 }
 
 impl Section {

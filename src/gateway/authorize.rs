@@ -4,13 +4,13 @@ use super::authenticate::Caller;
 use super::trace::Trace;
 use crate::clock::Timestamp;
 use crate::config::{self, Budget};
-use crate::error::{NotAdmitted, Refused};
+use crate::error::{NotAdmitted, NotAllowed, Refused};
 use crate::failpoint;
 use crate::id::{CallerName, RequestId, Target};
 use crate::ledger::admission::Asked;
 use crate::ledger::entry::Intention;
 use crate::ledger::freeze::Freezes;
-use crate::policy::Policy;
+use crate::policy::{Policy, Question};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,9 +47,11 @@ pub fn authorize(
     trace: &mut Trace,
 ) -> Result<Permit, Refused> {
     failpoint::hit("authorize");
-    let (name, target) = (&caller.who.caller, &caller.accepted.target);
-    let rule = policy.decide(name, trace.peer, target)?;
-    if let Some(freeze) = freezes.covering(name, &target.session, Timestamp::now()) {
+    let (name, target, now) = (&caller.who.caller, &caller.accepted.target, Timestamp::now());
+    let decision = policy.decide(&Question::new(name, trace.peer, target, now));
+    trace.rule = decision.as_ref().map_or_else(NotAllowed::rule, |rule| Some(Arc::clone(rule)));
+    let rule = decision?;
+    if let Some(freeze) = freezes.covering(name, &target.session, now) {
         return Err(NotAdmitted::Frozen(freeze.reason.clone()).into());
     }
     let budgets = budgets.0.get(name).map(Arc::clone).unwrap_or_default();

@@ -94,6 +94,7 @@ impl Refusals {
             caller: caller.clone(),
             peer: trace.peer,
             target: trace.target.as_ref().map(Named::from),
+            rule: trace.rule.filter(|_| matches!(refused, Refused::NotAllowed(_))),
         };
         self.record(caller, trace.peer, code, Body::Refusal(refusal));
         response

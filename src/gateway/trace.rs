@@ -5,6 +5,7 @@ use crate::id::{CallerName, RequestId, Target};
 use crate::rate::Standing;
 use crate::telemetry::{Decision, Kind, Metrics};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Grows as the stages go by.
@@ -19,6 +20,8 @@ pub struct Trace {
     pub caller: Option<CallerName>,
     /// What it is about.
     pub target: Option<Target>,
+    /// The rule that allowed or refused it.
+    pub rule: Option<Arc<str>>,
     /// How the rates stand.
     pub standings: Vec<Standing>,
     /// The intent's number in the ledger.
@@ -45,6 +48,7 @@ impl Trace {
             peer,
             caller: None,
             target: None,
+            rule: None,
             standings: Vec::new(),
             seq: None,
             marks: Vec::new(),
@@ -70,6 +74,7 @@ impl Trace {
             peer = %self.peer,
             decision = ending.decision,
             reason = ending.code,
+            rule = self.rule.as_deref(),
             detail = ending.detail,
             status = ending.status,
             sent = ending.sent,

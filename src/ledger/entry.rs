@@ -140,6 +140,9 @@ pub struct Refusal {
     pub peer: IpAddr,
     #[serde(flatten)]
     pub target: Option<Named>,
+    /// The rule that refused it, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Arc<str>>,
 }
 
 /// The log before this one, and what is left of it.

@@ -58,6 +58,8 @@ pub struct Glance<'a> {
     #[serde(borrow, default)]
     pub caller: Text<'a>,
     #[serde(borrow, default)]
+    pub peer: Text<'a>,
+    #[serde(borrow, default)]
     pub session: Text<'a>,
     #[serde(borrow, default)]
     pub group: Text<'a>,

@@ -9,17 +9,52 @@ pub(super) struct Patterns {
     globs: Vec<Box<str>>,
 }
 
+const SUFFIX: &str = "@g.us";
+
+/// An id without `@g.us`.
+fn bare(id: &str) -> &str {
+    id.strip_suffix(SUFFIX).unwrap_or(id)
+}
+
 impl Patterns {
-    pub(super) fn new(patterns: &[String]) -> Self {
-        let (globs, literal): (Vec<&String>, _) = patterns.iter().partition(|p| p.contains('*'));
+    pub(super) fn new(patterns: &[impl AsRef<str>]) -> Self {
+        let (globs, literal): (Vec<&str>, Vec<&str>) =
+            patterns.iter().map(AsRef::as_ref).partition(|pattern| pattern.contains('*'));
         Self {
-            literal: literal.into_iter().map(|p| Box::from(p.as_str())).collect(),
-            globs: globs.into_iter().map(|p| Box::from(p.as_str())).collect(),
+            literal: literal.into_iter().map(Box::from).collect(),
+            globs: globs.into_iter().map(Box::from).collect(),
         }
     }
 
-    pub(super) fn matches(&self, id: &str) -> bool {
-        self.literal.contains(id) || self.globs.iter().any(|glob| glob_matches(glob.as_bytes(), id.as_bytes()))
+    /// The same for [`Patterns::matching_either`]: both spellings of a literal one are one.
+    pub(super) fn of_either_spelling(patterns: &[impl AsRef<str>]) -> Self {
+        let Self { literal, globs } = Self::new(patterns);
+        Self { literal: literal.iter().map(|id| Box::from(bare(id))).collect(), globs }
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.literal.len() + self.globs.len()
+    }
+
+    /// One that matches a group with or without `@g.us`, of patterns made for this.
+    pub(super) fn matching_either(&self, id: &str) -> Option<&str> {
+        let bare = bare(id);
+        if let Some(literal) = self.literal.get(bare) {
+            return Some(literal);
+        }
+        if self.globs.is_empty() {
+            return None;
+        }
+        let suffixed = [bare, SUFFIX].concat();
+        let either = |glob: &&str| [bare, &suffixed].iter().any(|id| glob_matches(glob.as_bytes(), id.as_bytes()));
+        self.globs.iter().map(AsRef::as_ref).find(either)
+    }
+
+    /// One that matches: the id itself where it is there, else the first with a `*`.
+    pub(super) fn matching(&self, id: &str) -> Option<&str> {
+        let glob = || self.globs.iter().find(|glob| glob_matches(glob.as_bytes(), id.as_bytes()));
+        self.literal.get(id).or_else(glob).map(AsRef::as_ref)
     }
 }
 
@@ -64,6 +99,20 @@ mod tests {
             (Some((wanted, rest)), Some((byte, tail))) => wanted == byte && reference(rest, tail),
             _ => false,
         }
+    }
+
+    #[test]
+    fn whole_ids_are_not_tried_one_by_one() {
+        let listed: Vec<String> = (0..100_000).map(|n| format!("{n}@g.us")).collect();
+        let patterns = Patterns::new(&listed);
+        assert_eq!((patterns.literal.len(), patterns.globs.len(), patterns.len()), (100_000, 0, 100_000));
+        assert_eq!((patterns.matching("99999@g.us"), patterns.matching("99999")), (Some("99999@g.us"), None));
+        let either = Patterns::of_either_spelling(&listed);
+        assert_eq!((either.literal.len(), either.globs.len()), (100_000, 0));
+        assert_eq!(
+            (either.matching_either("99999@g.us"), either.matching_either("99999")),
+            (Some("99999"), Some("99999"))
+        );
     }
 
     proptest! {

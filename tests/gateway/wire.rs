@@ -41,7 +41,8 @@ pub fn response(stream: &mut impl Read) -> Option<Response> {
     let mut bytes = Vec::new();
     let mut one = [0];
     while !bytes.ends_with(b"\r\n\r\n") {
-        if !matches!(stream.read(&mut one), Ok(1)) {
+        // Goes on after a signal, as that of a child which has ended.
+        if stream.read_exact(&mut one).is_err() {
             assert!(bytes.is_empty(), "cut: {:?}", String::from_utf8_lossy(&bytes));
             return None;
         }
