@@ -20,7 +20,7 @@ test: ## Everything that must hold before a change goes in
 	bash tests/deploy.sh
 
 soak: ## The crash tests in full: thousands of kills, every call failed in turn, damaged policies (WASEND_SEED=N repeats one)
-	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|full|injected|mutated|power)::/)'
+	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|full|injected|mutated|power|reloading)::/)'
 
 lint: ## Format and lints alone
 	cargo fmt --check

@@ -12,6 +12,7 @@ pub mod file;
 mod ledger;
 mod listen;
 mod operators;
+mod reload;
 mod resolver;
 mod rules;
 mod section;
@@ -25,6 +26,7 @@ pub use expected::Expected;
 pub use ledger::Ledger;
 pub use listen::{Listen, Ops, Tls};
 pub use operators::{Operator, Role};
+pub use reload::Reload;
 pub use resolver::Resolver;
 pub use rules::{Listed, Rule};
 pub use section::Fault;
@@ -57,6 +59,7 @@ pub struct Config {
     pub upstream: Upstream,
     pub ledger: Ledger,
     pub resolver: Resolver,
+    pub reload: Reload,
     pub rates: Vec<Rate>,
     pub log: Log,
     pub callers: Vec<Caller>,
@@ -212,6 +215,7 @@ fn read(root: &mut Section) -> Config {
         upstream: Upstream::read(root.table_or_empty("upstream")),
         ledger: Ledger::read(root.table_or_empty("ledger")),
         resolver: Resolver::read(root.table_or_empty("resolver")),
+        reload: Reload::read(root.table_or_empty("reload")),
         rates,
         log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(Format::Auto) },
         callers,

@@ -43,6 +43,7 @@ pub mod conclude;
 pub mod forward;
 pub mod intend;
 pub mod limit;
+mod policies;
 pub mod refusal;
 pub mod trace;
 
@@ -52,7 +53,6 @@ use crate::error::Refused;
 use crate::head::{Head, HeadFault};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
-use crate::ledger::entry::Body;
 use crate::policy::Policy;
 use crate::rate::{FailedAuthentications, Rates};
 use crate::tasks::Tasks;
@@ -65,6 +65,7 @@ use http::Response;
 use intend::Unintended;
 use ipnet::IpNet;
 use limit::Admission;
+use policies::Policies;
 use refusal::Refusals;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,6 +106,7 @@ pub struct Gateway {
     pub tasks: Tasks,
     /// Public for the operators' port.
     pub metrics: Metrics,
+    policies: Policies,
     refusals: Refusals,
     slots: Arc<Semaphore>,
     trusted_proxies: Vec<IpNet>,
@@ -123,8 +125,10 @@ impl Gateway {
     #[must_use]
     pub fn new(config: &Config, ledger: Arc<dyn Ledger>, upstream: Arc<Upstream>, metrics: Metrics) -> Self {
         let live = Live::new(config, None);
-        ledger.note(Body::Policy { policy: Arc::clone(live.policy.hash()) });
+        let policies = Policies::new(Arc::clone(&ledger), metrics.clone());
+        policies.begins(live.policy.hash());
         Self {
+            policies,
             live: ArcSwap::from_pointee(live),
             failed: FailedAuthentications::new(),
             refusals: Refusals::new(Arc::clone(&ledger), metrics.clone()),
@@ -139,11 +143,37 @@ impl Gateway {
         }
     }
 
-    /// Replaces callers, rules and rates at once; unchanged rates keep their state.
-    pub fn reload(&self, config: &Config) {
+    /// Replaces callers, rules and rates at once; unchanged rates keep their state. A request is decided by what was in
+    /// force when it came, from its first stage to its last. Returns the new policy's hash.
+    pub fn reload(&self, config: &Config) -> Arc<str> {
         let live = Live::new(config, Some(&self.live.load()));
-        self.ledger.note(Body::Policy { policy: Arc::clone(live.policy.hash()) });
+        let policy = Arc::clone(live.policy.hash());
+        self.policies.applied(&policy);
         self.live.store(Arc::new(live));
+        policy
+    }
+
+    /// A configuration was not taken over, for faults under these keys: it is recorded, and readiness says so until one
+    /// is taken over.
+    pub fn not_reloaded(&self, keys: impl Iterator<Item = String>) {
+        self.policies.refused(&self.policy(), keys);
+    }
+
+    /// Records which policies there were, where the ledger had no room for it; called now and then.
+    pub fn record_policies(&self) {
+        self.policies.catch_up(&self.policy());
+    }
+
+    /// The hash of the policy in force.
+    #[must_use]
+    pub fn policy(&self) -> Arc<str> {
+        Arc::clone(self.live.load().policy.hash())
+    }
+
+    /// Whether the newest configuration was not taken over.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.policies.is_stale()
     }
 
     /// From now on every request is refused with `shutting-down`.

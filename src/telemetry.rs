@@ -82,6 +82,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     pub unresolved: Gauge,
     pub resolutions: Family<Kind, Counter>,
+    pub reloads: Family<Kind, Counter>,
+    pub policy_stale: Gauge,
 }
 
 fn seconds() -> Histogram {
@@ -107,6 +109,8 @@ impl Metrics {
             in_flight: Gauge::default(),
             unresolved: Gauge::default(),
             resolutions: Family::default(),
+            reloads: Family::default(),
+            policy_stale: Gauge::default(),
         };
         let mut registry = Registry::with_prefix("wasend_gateway");
         registry.register("requests", "Requests by decision and reason", metrics.requests.clone());
@@ -138,6 +142,12 @@ impl Metrics {
             "resolutions",
             "What was seen of pictures after unknown outcomes",
             metrics.resolutions.clone(),
+        );
+        registry.register("reloads", "Configurations applied and refused", metrics.reloads.clone());
+        registry.register(
+            "policy_stale",
+            "1 while the newest configuration was refused and an older one is in force",
+            metrics.policy_stale.clone(),
         );
         (metrics, registry)
     }

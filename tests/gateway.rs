@@ -45,6 +45,8 @@ mod provider;
 mod proving;
 #[path = "gateway/record.rs"]
 mod record;
+#[path = "gateway/reloading.rs"]
+mod reloading;
 #[path = "gateway/requests.rs"]
 mod requests;
 #[path = "gateway/resolving.rs"]

@@ -1,6 +1,7 @@
 //! `serve`: builds everything, in the order in which it can fail, and runs it until it is told to stop.
 
 mod process;
+mod reload;
 
 use super::{Exit, page};
 use crate::config::{self, Config};
@@ -13,10 +14,11 @@ use crate::resolver::Resolver;
 use crate::server::{Certificate, Listener, Published, serve_callers, serve_ops};
 use crate::telemetry::{Metrics, start_logging};
 use crate::upstream::Upstream;
-use std::collections::BTreeSet;
+use reload::Beginning;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,10 +28,12 @@ use tokio_util::task::TaskTracker;
 const FLUSH: Duration = Duration::from_secs(60);
 
 pub(super) fn run(file: &Path) -> Exit {
-    let loaded = match config::load(file) {
+    let (loaded, seen) = reload::read_as_one(file);
+    let loaded = match loaded {
         Ok(loaded) => loaded,
         Err(faults) => return page::faults(file, &faults),
     };
+    let watched = Beginning::new(&loaded.config, seen);
     let _log = match start_logging(loaded.config.log.level, loaded.config.log.format) {
         Ok(end) => end,
         Err(error) => {
@@ -52,18 +56,7 @@ pub(super) fn run(file: &Path) -> Exit {
             return Exit::Unavailable;
         }
     };
-    runtime.block_on(serve(file, loaded.config, loaded.effective, &operators)).unwrap_or_else(|exit| exit)
-}
-
-/// What a reload reaches.
-struct Running {
-    file: PathBuf,
-    config: Config,
-    /// Key, value and source of every setting, as it is in force.
-    effective: Vec<[String; 3]>,
-    gateway: Arc<Gateway>,
-    operators: Arc<Operators>,
-    certificates: Vec<Arc<Certificate>>,
+    runtime.block_on(serve(file, (loaded.config, loaded.effective), watched, &operators)).unwrap_or_else(|exit| exit)
 }
 
 fn certificate(key: &str, tls: Option<&config::Tls>) -> Result<Option<Arc<Certificate>>, Exit> {
@@ -108,7 +101,12 @@ fn published(ledger: &config::Ledger, operators: Arc<Operators>) -> Published {
     Published::new(operators, Box::new(move || Ok(Box::new(SqliteReader::open(&folder)?))))
 }
 
-async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>, ops_runtime: &Handle) -> Result<Exit, Exit> {
+async fn serve(
+    file: &Path,
+    (mut config, effective): (Config, Vec<[String; 3]>),
+    watched: Beginning,
+    ops_runtime: &Handle,
+) -> Result<Exit, Exit> {
     let faults = super::check_config::of_files(&config);
     if !faults.is_empty() {
         return Err(page::faults(file, &faults));
@@ -134,6 +132,8 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>, ops_run
     let upstream = Arc::new(upstream);
     let resolver = Resolver::new(config.resolver, Arc::clone(&ledger), Arc::clone(&upstream), metrics.clone());
     let gateway = Arc::new(Gateway::new(&config, Arc::clone(&ledger), upstream, metrics));
+    // The gateway has its own form of them.
+    config.callers = Vec::new();
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = Signals::new()?;
     let accepting =
@@ -143,17 +143,16 @@ async fn serve(file: &Path, config: Config, effective: Vec<[String; 3]>, ops_run
     let serving = serve_ops(ops_listener, ops_tls.clone(), Arc::clone(&gateway), registry, log, stop_ops.clone());
     ports.spawn_on(serving, ops_runtime);
     let resolving = ports.spawn(resolver.run(stop.clone()));
+    let shared = (Arc::clone(&gateway), operators);
+    let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
     page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
     tracing::info!(%listen, %ops, "ready");
 
-    let certificates = [callers_tls, ops_tls].into_iter().flatten().collect();
-    let mut running = Running { file: file.to_owned(), config, effective, gateway, operators, certificates };
-    let exit = running.until_told(&mut signals, ledger.as_ref()).await;
-    let gateway = &running.gateway;
+    let exit = signals.until_told(&gateway, &reload).await;
     failpoint::hit("stop");
     gateway.start_draining();
     stop.cancel();
-    let patience = running.config.listen.drain_timeout;
+    let patience = config.listen.drain_timeout;
     tracing::info!(under_way = gateway.tasks.len(), "stopping: no new requests; what is under way is finished");
     tokio::select! {
         drained = gateway.tasks.drain(patience) => if !drained {
@@ -195,72 +194,19 @@ impl Signals {
             _ = self.interrupt.recv() => {}
         }
     }
-}
 
-impl Running {
-    /// Serves until a signal or the ledger ends it.
-    async fn until_told(&mut self, signals: &mut Signals, ledger: &dyn Ledger) -> Exit {
+    /// Serves until a signal or the ledger ends it. SIGHUP goes to `reload`.
+    async fn until_told(&mut self, gateway: &Gateway, reload: &Sender<()>) -> Exit {
         let mut flush = tokio::time::interval(FLUSH);
-        let mut broken = ledger.broken();
+        let mut broken = gateway.ledger.broken();
         loop {
             tokio::select! {
                 () = &mut broken => return Exit::Restart,
-                _ = flush.tick() => self.gateway.flush_refusals(),
-                _ = signals.hangup.recv() => self.reload(),
-                _ = signals.terminate.recv() => return Exit::Done,
-                _ = signals.interrupt.recv() => return Exit::Done,
+                _ = flush.tick() => gateway.flush_refusals(),
+                _ = self.hangup.recv() => drop(reload.send(())),
+                _ = self.terminate.recv() => return Exit::Done,
+                _ = self.interrupt.recv() => return Exit::Done,
             }
         }
-    }
-
-    /// Reads callers, rates, operators, key and certificates again. Each of these files stands for itself: a faulty
-    /// configuration changes nothing, and does not keep a key from being taken away.
-    fn reload(&mut self) {
-        match self.gateway.upstream.reload_key() {
-            Ok(()) => tracing::info!("the provider's key was read again"),
-            Err(error) if self.gateway.upstream.has_key() => {
-                tracing::error!(%error, "the provider's key was not reloaded; the old one stays");
-            }
-            Err(error) => tracing::error!(%error, "there is no key for the provider any more: nothing can be deleted"),
-        }
-        for certificate in &self.certificates {
-            match certificate.reload() {
-                Ok(()) => tracing::info!("a certificate was read again"),
-                Err(error) => tracing::error!(error, "a certificate was not reloaded; the old one stays"),
-            }
-        }
-        match config::load(&self.file) {
-            Err(faults) => {
-                for fault in faults {
-                    tracing::error!(%fault, "the configuration was not reloaded; the old one stays");
-                }
-            }
-            Ok(loaded) => {
-                loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-                let keys = self.needing_a_restart(&loaded.effective);
-                if !keys.is_empty() {
-                    tracing::warn!(keys = keys.join(", "), "these keys have changed and need a restart");
-                }
-                self.gateway.reload(&loaded.config);
-                self.operators.reload(&loaded.config.ops.operators);
-                self.config.callers = loaded.config.callers;
-                self.config.rates = loaded.config.rates;
-                self.config.ops.operators = loaded.config.ops.operators;
-                tracing::info!("callers and rates were reloaded, and operators");
-            }
-        }
-    }
-
-    /// The keys outside of `callers`, `limits.rates` and `ops.operators` whose value is another one than that in force.
-    fn needing_a_restart(&self, new: &[[String; 3]]) -> Vec<String> {
-        let settled = |rows: &[[String; 3]]| -> BTreeSet<(String, String)> {
-            let live = ["callers[", "limits.rates", "ops.operators"];
-            let fixed = |key: &str| !live.iter().any(|live| key.starts_with(live));
-            rows.iter().filter(|[key, ..]| fixed(key)).map(|[key, value, _]| (key.clone(), value.clone())).collect()
-        };
-        let (old, new) = (settled(&self.effective), settled(new));
-        let mut keys: Vec<String> = old.symmetric_difference(&new).map(|(key, _)| key.clone()).collect();
-        keys.dedup();
-        keys
     }
 }

@@ -184,8 +184,14 @@ pub enum Body {
         codes: BTreeMap<&'static str, u64>,
     },
     DryRun(Intention),
+    /// The policy in force from here on.
     Policy {
         policy: Arc<str>,
+    },
+    /// Another one was refused for faults under these keys, and this one stays in force.
+    PolicyRefused {
+        policy: Arc<str>,
+        faults: Vec<String>,
     },
     Freeze(Freeze),
     /// A freeze was taken back.

@@ -43,8 +43,9 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) 
         .with_state(Operations { gateway, registry: Arc::new(registry) })
 }
 
-/// Red (503) for what keeps this process from serving; `degraded` (200) for what does not: the provider, and what is
-/// derived from the ledger.
+/// Red (503) for what keeps this process from serving; `degraded` (200) for what does not: the provider, what is
+/// derived from the ledger, and a configuration that was not taken over. The hash of the policy in force tells replicas
+/// apart.
 async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Response {
     let mut red = Vec::new();
     if gateway.is_draining() {
@@ -56,14 +57,17 @@ async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Respons
     if !gateway.upstream.has_key() {
         red.push("key-unavailable");
     }
-    let degraded = [gateway.upstream.degraded(), gateway.ledger.degraded()].concat();
+    let mut degraded = [gateway.upstream.degraded(), gateway.ledger.degraded()].concat();
+    if gateway.is_stale() {
+        degraded.push("policy-not-reloaded");
+    }
     let (code, status) = match (red.is_empty(), degraded.is_empty()) {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
         (true, false) => (StatusCode::OK, "degraded"),
         (true, true) => (StatusCode::OK, "ready"),
     };
     let reasons = [red, degraded].concat();
-    let body = serde_json::json!({"status": status, "reasons": reasons});
+    let body = serde_json::json!({"status": status, "reasons": reasons, "policy": &*gateway.policy()});
     (code, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 

@@ -129,7 +129,7 @@ fn a_table_of_expected_decisions_is_held_against_a_configuration() {
 }
 
 #[test]
-fn the_canonical_form_hashes_to_what_the_ledger_says() {
+fn the_canonical_form_hashes_to_what_the_ledger_and_readiness_say() {
     let provider = Provider::start();
     let gateway = Gateway::start(&provider.url());
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
@@ -139,6 +139,8 @@ fn the_canonical_form_hashes_to_what_the_ledger_says() {
     for kind in ["policy", "intent"] {
         assert_eq!(gateway.of_kind(kind)[0]["policy"], hash.trim_end(), "{kind}");
     }
+    let ready: Value = serde_json::from_str(&crate::wire::get(gateway.ops, "/readyz").body).unwrap();
+    assert_eq!((&ready["status"], &ready["policy"]), (&"ready".into(), &hash.trim_end().into()));
 }
 
 #[test]

@@ -67,6 +67,21 @@ fn both_ports_speak_tls_with_http_1_1_alone_and_take_a_new_certificate_on_sighup
 }
 
 #[test]
+fn a_new_certificate_is_taken_when_its_files_have_changed() {
+    let (provider, folder) = (Provider::start(), Arc::new(tempfile::tempdir().unwrap()));
+    certify(folder.path());
+    let callers = format!("[reload]\ninterval_ms = 50\n{}", caller("moderation", TOKEN, ""));
+    let text = configuration(&provider.url(), &[("listen", TLS)], &callers);
+    let gateway = Gateway::in_folder(Arc::clone(&folder), &text, &[]);
+    let (chain, old) = (folder.path().join("chain.pem"), folder.path().join("old.pem"));
+    assert!(ask(gateway.listen, &chain, b"http/1.1", &deletion()).is_ok());
+    std::fs::copy(&chain, &old).unwrap();
+    certify(folder.path());
+    eventually("the new certificate is shown", || ask(gateway.listen, &chain, b"http/1.1", &deletion()).is_ok());
+    assert!(ask(gateway.listen, &old, b"http/1.1", &deletion()).is_err());
+}
+
+#[test]
 fn the_provider_is_spoken_to_over_tls_that_is_verified_and_never_inside_our_network_unasked() {
     // A second gateway is the provider here: it does not know our key, so its 401 shows that TLS stood.
     let (nobody, folder) = (Provider::start(), Arc::new(tempfile::tempdir().unwrap()));

@@ -107,6 +107,7 @@ impl Order {
             | "refusals-suppressed"
             | "dry-run"
             | "policy"
+            | "policy-refused"
             | "freeze"
             | "unfreeze"
             | "start"
