@@ -130,16 +130,22 @@ pub enum Failed {
 }
 
 /// Why the operators' port does not give what it was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Withheld {
     /// No, an unknown or more than one credential; the words say which.
     Unauthenticated(&'static str),
-    /// What there is can only be read.
-    MethodNotAllowed,
+    /// An auditor reads; this acts.
+    NotAnOperator,
+    /// The method is none of these.
+    MethodNotAllowed(&'static str),
+    /// What was asked for cannot be understood, in these words.
+    BadRequest(String),
     /// There is no such thing, or not yet; the words say what there is.
     NotFound(&'static str),
     /// It cannot be read from the ledger now.
     Unreadable,
+    /// It could not be recorded, or it is not known whether it was.
+    NotRecorded,
 }
 
 impl From<HeadFault> for Refused {

@@ -39,6 +39,7 @@ pub mod accept;
 pub mod answer;
 pub mod authenticate;
 pub mod authorize;
+pub mod brake;
 pub mod conclude;
 pub mod forward;
 pub mod intend;

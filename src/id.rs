@@ -300,6 +300,13 @@ macro_rules! read_from_text {
 }
 read_from_text!(SessionId, CallerName);
 
+impl<'de> serde::Deserialize<'de> for RequestId {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("is not a request id"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

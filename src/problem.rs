@@ -1,7 +1,9 @@
 //! The only place that turns an error into a response: RFC 9457 `application/problem+json`, with the
 //! two members that the provider's SDKs read (`success`, `message`) beside the standard ones.
 
-use crate::error::{Failed, NotAdmitted, NotAllowed, Refused, Sent, Withheld};
+mod withheld;
+
+use crate::error::{Failed, NotAdmitted, NotAllowed, Refused, Sent};
 use crate::head::HeadFault;
 use crate::id::RequestId;
 use bytes::Bytes;
@@ -135,31 +137,6 @@ pub fn document(status: u16, body: Bytes, id: RequestId) -> Response<Bytes> {
         response.headers_mut().insert("x-request-id", id);
     }
     response
-}
-
-impl From<Withheld> for Problem {
-    fn from(why: Withheld) -> Self {
-        match why {
-            Withheld::Unauthenticated(what) => {
-                Self::refused(StatusCode::UNAUTHORIZED, "unauthenticated", "The operator is not known", what)
-            }
-            Withheld::MethodNotAllowed => Self {
-                allow: "GET, HEAD",
-                ..Self::refused(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "method-not-allowed",
-                    "The method is not allowed",
-                    "only GET and HEAD are allowed here",
-                )
-            },
-            Withheld::NotFound(what) => Self::refused(StatusCode::NOT_FOUND, "not-found", "It is not there", what),
-            Withheld::Unreadable => Self::unavailable(
-                "ledger-unavailable",
-                "The ledger cannot be read",
-                "the ledger cannot be read now; the gateway's log says why",
-            ),
-        }
-    }
 }
 
 impl From<&NotAdmitted> for Problem {

@@ -1,5 +1,6 @@
 //! The two ports. Nothing of one answers on the other.
 
+mod api;
 mod connection;
 mod guard;
 mod hurried;

@@ -21,6 +21,8 @@ mod configuration;
 mod crash;
 #[path = "gateway/faults.rs"]
 mod faults;
+#[path = "gateway/freezing.rs"]
+mod freezing;
 #[path = "gateway/full.rs"]
 mod full;
 #[path = "gateway/injected.rs"]

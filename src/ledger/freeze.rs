@@ -2,6 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::id::{CallerName, SessionId};
+use crate::plain::is_invisible;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -43,6 +44,21 @@ impl fmt::Display for Covers {
             Covers::Session { session } => write!(f, "session {session}"),
         }
     }
+}
+
+/// The longest reason, in characters.
+const REASON_AT_MOST: usize = 300;
+
+/// Reads an operator's reason, which callers and entries will show.
+///
+/// # Errors
+/// In words, when it is empty, longer than 300 characters, or holds what cannot be seen.
+pub fn reason(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > REASON_AT_MOST || text.contains(is_invisible) {
+        return Err(format!("a reason is 1 to {REASON_AT_MOST} visible characters on one line"));
+    }
+    Ok(text.to_owned())
 }
 
 /// One freeze: no intent that it covers is recorded while it is in force.
@@ -102,5 +118,60 @@ impl Freezes {
     #[must_use]
     pub fn without(&self, covers: &Covers) -> Self {
         Self(self.0.iter().filter(|freeze| freeze.covers != *covers).cloned().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn freeze(covers: Covers, until: Option<i64>) -> Freeze {
+        let until = until.map(|second| Timestamp::from_micros(second * 1_000_000));
+        Freeze { covers, until, reason: "r".into(), by: "b".into() }
+    }
+
+    #[test]
+    fn a_freeze_covers_what_it_names_until_its_time_and_one_of_the_same_takes_its_place() {
+        let caller = |name| CallerName::parse(name).unwrap();
+        let session = |name| SessionId::parse(name).unwrap();
+        let freezes = Freezes::default()
+            .with(freeze(Covers::Caller { caller: caller("c") }, Some(100)))
+            .with(freeze(Covers::Session { session: session("s") }, None));
+        let covered = |who, at, second: i64| {
+            freezes.covering(&caller(who), &session(at), Timestamp::from_micros(second * 1_000_000)).is_some()
+        };
+        assert_eq!([covered("c", "x", 99), covered("c", "x", 100), covered("d", "x", 0)], [true, false, false]);
+        assert_eq!([covered("d", "s", 0), covered("c", "s", 1 << 30)], [true, true]);
+        let longer = freezes.with(freeze(Covers::Caller { caller: caller("c") }, None));
+        assert_eq!(
+            (
+                longer.iter().count(),
+                longer.covering(&caller("c"), &session("x"), Timestamp::from_micros(1 << 60)).is_some()
+            ),
+            (2, true)
+        );
+        assert_eq!(longer.without(&Covers::All), longer);
+        assert_eq!(longer.without(&Covers::Caller { caller: caller("c") }).iter().count(), 1);
+    }
+
+    #[test]
+    fn a_freeze_reads_back_as_it_is_written() {
+        for covers in [
+            Covers::All,
+            Covers::Caller { caller: CallerName::parse("c").unwrap() },
+            Covers::Session { session: SessionId::parse("s").unwrap() },
+        ] {
+            let freeze = freeze(covers, Some(1));
+            let text = serde_json::to_string(&freeze).unwrap();
+            assert_eq!(serde_json::from_str::<Freeze>(&text).unwrap(), freeze, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reason_can_be_read_by_whom_it_is_shown_to() {
+        assert_eq!(reason(" stop it ").as_deref(), Ok("stop it"));
+        for bad in ["", "  ", "a\nb", "a\u{202e}b", &"x".repeat(301)] {
+            assert!(reason(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The operators' port: is it alive, is it ready, its numbers; and the log.
 
+use super::api::Api;
 use super::hurried::Hurried;
 use super::tiles::Published;
 use super::tls::Certificate;
@@ -31,12 +32,15 @@ struct Operations {
 
 pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) -> Router {
     let log = Arc::new(log);
+    let api = Arc::new(Api::new(log.operators(), Arc::clone(&gateway)));
+    let api = any(move |request: Request| Arc::clone(&api).answer(request));
     // Who may not read the log is told so for whatever is under it.
     let log = any(move |request: Request| Arc::clone(&log).answer(request));
     Router::new()
         .route("/log", log.clone())
         .route("/log/", log.clone())
         .route("/log/{*path}", log)
+        .route("/api/v1/{*path}", api)
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))

@@ -67,6 +67,11 @@ impl Published {
         Self { operators, open, readers: Arc::new(Semaphore::new(READERS)) }
     }
 
+    /// Who may read it.
+    pub(super) fn operators(&self) -> Arc<Operators> {
+        Arc::clone(&self.operators)
+    }
+
     /// Answers one request under `/log/`.
     pub(super) async fn answer(self: Arc<Self>, request: Request) -> Response {
         let found = self.find(&request.into_parts().0).await;
@@ -84,7 +89,7 @@ impl Published {
         let values = request.headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
         let operator = self.operators.identify(values)?;
         if !matches!(request.method, Method::GET | Method::HEAD) {
-            return Err(Withheld::MethodNotAllowed);
+            return Err(Withheld::MethodNotAllowed("GET, HEAD"));
         }
         tracing::debug!(operator = %operator.name, role = ?operator.role, path = request.uri.path(), "the log is read");
         let wanted = Wanted::parse(&request.uri).ok_or(Withheld::NotFound(NOT_THERE))?;

@@ -10,27 +10,27 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-const ALICE: &str = "canary-token-alice-000";
-const BOB: &str = "canary-token-bob-000";
+pub const ALICE: &str = "canary-token-alice-000";
+pub const BOB: &str = "canary-token-bob-000";
 
-fn operator(name: &str, role: &str, token: &str) -> String {
+pub fn operator(name: &str, role: &str, token: &str) -> String {
     let hash = sha256(token);
     format!("[[ops.operators]]\nname = \"{name}\"\nrole = \"{role}\"\ntoken_sha256 = [\"{hash}\"]\n")
 }
 
 /// With an operator and an auditor.
-fn staffed(provider: &Provider) -> String {
+pub fn staffed(provider: &Provider) -> String {
     let staff = operator("alice", "operator", ALICE) + &operator("bob", "auditor", BOB);
     let sections = [("ops", &*staff), ("ledger", "origin = \"gateway.example/log\"")];
     configuration(&provider.url(), &sections, &caller("moderation", TOKEN, ""))
 }
 
-fn ask(to: SocketAddr, method: &str, path: &str, fields: &str) -> Response {
+pub fn ask(to: SocketAddr, method: &str, path: &str, fields: &str) -> Response {
     let bytes = format!("{method} {path} HTTP/1.1\r\nHost: gw\r\n{fields}\r\n");
     exchange(to, bytes.as_bytes(), 1).pop().expect("an answer")
 }
 
-fn bearer(token: &str) -> String {
+pub fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 

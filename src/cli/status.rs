@@ -1,0 +1,75 @@
+//! `status`: what is frozen, and how the process that serves stands. Exit 0 also when none does.
+
+use super::audit::section;
+use super::{Exit, page};
+use crate::gateway::brake::{Frozen, Status};
+use crate::ledger::Reader;
+use crate::ledger::sqlite::SqliteReader;
+use crate::server::control::{NotHeard, Said, Verb, ask};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(super) struct Options {
+    /// The configuration, of which only [ledger] has to be right
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(options: &Options) -> Exit {
+    let section = match section(&options.config) {
+        Ok(section) => section,
+        Err(exit) => return exit,
+    };
+    let (serving, freezes) = match ask(&section.path, &Verb::Status) {
+        Ok(Said::Status(status)) => (Some(*status), Vec::new()),
+        Ok(_) => {
+            page::complain("the process that serves answers something else");
+            return Exit::Unavailable;
+        }
+        Err(NotHeard::Silent(words)) => return page::silent(&section.path, &words),
+        Err(NotHeard::Nobody) => match SqliteReader::open(&section.path).and_then(|ledger| ledger.freezes()) {
+            Ok(freezes) => (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: vec![] }).collect()),
+            Err(error) => return page::ledger(&error),
+        },
+    };
+    if options.json {
+        page::line(match &serving {
+            Some(status) => serde_json::json!({"serving": status, "freezes": status.freezes}),
+            None => serde_json::json!({"serving": null, "freezes": freezes}),
+        });
+        return Exit::Done;
+    }
+    let freezes = match serving {
+        None => {
+            page::line("no process serves this ledger");
+            freezes
+        }
+        Some(status) => {
+            shown(&status);
+            status.freezes
+        }
+    };
+    if freezes.is_empty() {
+        page::line("nothing is frozen");
+        return Exit::Done;
+    }
+    let rows = freezes.iter().map(|Frozen { freeze, open }| {
+        let until = freeze.until.map_or_else(|| "unfrozen".to_owned(), |until| until.to_string());
+        vec![freeze.covers.to_string(), until, freeze.reason.clone(), freeze.by.clone(), open.len().to_string()]
+    });
+    page::line(page::table(&["frozen", "until", "reason", "by", "still open"], rows));
+    Exit::Done
+}
+
+fn shown(status: &Status) {
+    let Status { version, process, policy, ledger, draining, degraded, .. } = status;
+    let draining = if *draining { ", shutting down" } else { "" };
+    page::line(format_args!("process {process}, version {version}{draining}; the ledger is {ledger}"));
+    page::line(format_args!("policy {policy}"));
+    if !degraded.is_empty() {
+        page::line(format_args!("degraded: {}", degraded.join(", ")));
+    }
+}

@@ -1,0 +1,97 @@
+//! The brake, as operators pull it: stop what is covered, and see what is under way.
+
+use super::Gateway;
+use crate::id::RequestId;
+use crate::ledger::freeze::{Covers, Freeze};
+use crate::ledger::{Health, NotRecorded};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// How long after the time for a request its outcome may take to be recorded.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was stopped, and what was under way when it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// Requests that the freeze covers, that were recorded before it, and that have no outcome yet.
+    pub open: Vec<RequestId>,
+    /// After so many seconds they have one, as long as the ledger takes it.
+    pub within_s: u64,
+}
+
+/// How this process stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// The process's id.
+    pub process: u32,
+    /// The hash of the policy that decides.
+    pub policy: String,
+    /// `writable`, `full` or `broken`.
+    pub ledger: String,
+    /// It is shutting down.
+    pub draining: bool,
+    /// What is not as it should be.
+    pub degraded: Vec<String>,
+    /// Every freeze that nobody has taken back, with the requests that it covers and that have no outcome yet.
+    pub freezes: Vec<Frozen>,
+}
+
+/// A freeze and what it still waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// The freeze.
+    #[serde(flatten)]
+    pub freeze: Freeze,
+    /// What it waits for.
+    pub open: Vec<RequestId>,
+}
+
+impl Gateway {
+    /// Freezes. When this returns `Ok` nothing that it covers is admitted any more; what was admitted before is named,
+    /// and what of that was not sent yet will not be.
+    ///
+    /// # Errors
+    /// It is not recorded, or nobody knows whether it is.
+    pub async fn freeze(&self, freeze: Freeze) -> Result<Stopped, NotRecorded> {
+        let covers = freeze.covers.clone();
+        tracing::warn!(%covers, reason = freeze.reason, by = freeze.by, "deletions are frozen");
+        self.ledger.freeze(freeze).await?;
+        let open = self.ledger.covered(covers).await.ok_or(NotRecorded)?;
+        Ok(Stopped { open, within_s: (self.timeout + LAST_PATIENCE).as_secs() })
+    }
+
+    /// Takes back the freeze that covers just this. `false`: there is none.
+    ///
+    /// # Errors
+    /// It is not recorded, or nobody knows whether it is.
+    pub async fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Result<bool, NotRecorded> {
+        tracing::warn!(%covers, reason, by, "a freeze is taken back");
+        self.ledger.unfreeze(covers, reason, by).await
+    }
+
+    /// How this process stands.
+    pub async fn status(&self) -> Status {
+        let mut freezes = Vec::new();
+        for freeze in self.ledger.freezes().iter() {
+            let open = self.ledger.covered(freeze.covers.clone()).await.unwrap_or_default();
+            freezes.push(Frozen { freeze: freeze.clone(), open });
+        }
+        let ledger = match self.ledger.health() {
+            Health::Writable => "writable",
+            Health::Full => "full",
+            Health::Broken => "broken",
+        };
+        let degraded = [self.upstream.degraded(), self.ledger.degraded()].concat();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process: std::process::id(),
+            policy: self.live.load().policy.hash().to_string(),
+            ledger: ledger.to_owned(),
+            draining: self.is_draining(),
+            degraded: degraded.into_iter().map(str::to_owned).collect(),
+            freezes,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `/api/v1/…` on the operators' port: the brake and how things stand, as JSON, for operators and, to read, auditors.
+
+use crate::clock::{Timestamp, parse_span};
+use crate::config::Role;
+use crate::error::Withheld;
+use crate::gateway::Gateway;
+use crate::id::RequestId;
+use crate::identity::{Operator, Operators};
+use crate::ledger::freeze::{Covers, Freeze, reason};
+use crate::problem::Problem;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// The longest body.
+const BODY_AT_MOST: usize = 16 * 1024;
+const NOT_THERE: &str = "there are status, freeze and unfreeze";
+
+/// What freezes.
+#[derive(Deserialize)]
+struct Freezing {
+    #[serde(flatten)]
+    covers: Covers,
+    /// For how long, such as `2h`; without it until somebody unfreezes.
+    #[serde(rename = "for")]
+    lasts: Option<String>,
+    reason: String,
+}
+
+/// What unfreezes.
+#[derive(Deserialize)]
+struct Unfreezing {
+    #[serde(flatten)]
+    covers: Covers,
+    reason: String,
+}
+
+/// The operators' API.
+pub(super) struct Api {
+    operators: Arc<Operators>,
+    gateway: Arc<Gateway>,
+}
+
+impl Api {
+    pub(super) fn new(operators: Arc<Operators>, gateway: Arc<Gateway>) -> Self {
+        Self { operators, gateway }
+    }
+
+    /// Answers one request under `/api/v1/`.
+    pub(super) async fn answer(self: Arc<Self>, request: Request) -> Response {
+        self.find(request)
+            .await
+            .unwrap_or_else(|withheld| Problem::from(withheld).into_response(RequestId::new()).map(Body::from))
+    }
+
+    async fn find(&self, request: Request) -> Result<Response, Withheld> {
+        let values = request.headers().get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+        let operator = self.operators.identify(values)?;
+        let method = request.method().clone();
+        match (request.uri().path().strip_prefix("/api/v1/"), &method) {
+            (Some("status"), &Method::GET) => Ok(json(&self.gateway.status().await)),
+            (Some("status"), _) => Err(Withheld::MethodNotAllowed("GET")),
+            (Some("freeze"), &Method::POST) => self.freeze(acting(operator)?, read(request).await?).await,
+            (Some("unfreeze"), &Method::POST) => self.unfreeze(acting(operator)?, read(request).await?).await,
+            (Some("freeze" | "unfreeze"), _) => Err(Withheld::MethodNotAllowed("POST")),
+            _ => Err(Withheld::NotFound(NOT_THERE)),
+        }
+    }
+
+    async fn freeze(&self, by: String, asked: Freezing) -> Result<Response, Withheld> {
+        let Freezing { covers, lasts, reason: why } = asked;
+        let until = match lasts.as_deref().map(|text| parse_span(text).ok_or(text)) {
+            None => None,
+            Some(Ok(span)) => Some(Timestamp::now().after(span)),
+            Some(Err(text)) => {
+                return Err(Withheld::BadRequest(format!("`for` is a span such as 2h, not {}", text.escape_debug())));
+            }
+        };
+        let freeze = Freeze { covers, until, reason: reason(&why).map_err(Withheld::BadRequest)?, by };
+        let stopped = self.gateway.freeze(freeze).await.map_err(|_| Withheld::NotRecorded)?;
+        Ok(json(&stopped))
+    }
+
+    async fn unfreeze(&self, by: String, asked: Unfreezing) -> Result<Response, Withheld> {
+        let why = reason(&asked.reason).map_err(Withheld::BadRequest)?;
+        let any = self.gateway.unfreeze(asked.covers, why, by).await.map_err(|_| Withheld::NotRecorded)?;
+        if any { Ok(json(&serde_json::json!({"unfrozen": true}))) } else { Err(Withheld::NotFound("it is not frozen")) }
+    }
+}
+
+/// The name of an operator, who may act.
+fn acting(operator: Operator) -> Result<String, Withheld> {
+    match operator.role {
+        Role::Operator => Ok(operator.name.to_string()),
+        Role::Auditor => Err(Withheld::NotAnOperator),
+    }
+}
+
+async fn read<T: for<'de> Deserialize<'de>>(request: Request) -> Result<T, Withheld> {
+    let body = to_bytes(request.into_body(), BODY_AT_MOST).await;
+    let body = body.map_err(|_| Withheld::BadRequest(format!("the body is longer than {BODY_AT_MOST} bytes")))?;
+    serde_json::from_slice(&body).map_err(|e| {
+        Withheld::BadRequest(format!(
+            "the body is not understood: {e}; send {{\"covers\": \"all\" | \"caller\" | \"session\", \"caller\" or \
+             \"session\": its name, \"reason\": …}} and, to freeze, perhaps \"for\": \"2h\""
+        ))
+    })
+}
+
+fn json(value: &impl Serialize) -> Response {
+    let body = serde_json::to_string(value).unwrap_or_default();
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body)
+        .into_response()
+}

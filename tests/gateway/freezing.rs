@@ -1,0 +1,243 @@
+//! The brake: after `freeze` has returned, nothing that it covers reaches the provider, however it was pulled.
+
+use crate::operators::{ALICE, BOB, ask, bearer, staffed};
+use crate::provider::{Provider, Reply};
+use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
+use crate::wire::{Response, delete, exchange, response};
+use serde_json::{Value, json};
+use std::process::Output;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+const OTHER: &str = "canary-token-other-000";
+
+fn post(gateway: &Gateway, path: &str, token: &str, body: &Value) -> Response {
+    let (body, fields) = (body.to_string(), bearer(token));
+    let length = body.len();
+    let head = format!("POST /api/v1/{path} HTTP/1.1\r\nHost: gw\r\n{fields}Content-Length: {length}\r\n\r\n");
+    exchange(gateway.ops, (head + &body).as_bytes(), 1).pop().expect("an answer")
+}
+
+fn said(output: &Output) -> String {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    format!("{:?}: {}{}", output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+fn frozen(answer: &Response, reason: &str) {
+    let said = (answer.status, answer.code(), answer.sent());
+    assert_eq!(said, (403, "frozen".into(), "no".into()), "{}", answer.body);
+    assert!(answer.body.contains(reason), "{}", answer.body);
+}
+
+/// Two callers, so that a freeze of one can be seen not to cover the other.
+fn two(provider: &Provider) -> String {
+    configuration(&provider.url(), &[], &(caller("moderation", TOKEN, "") + &caller("other", OTHER, "")))
+}
+
+#[test]
+fn what_is_frozen_is_refused_with_the_reason_until_it_is_unfrozen_over_restarts_and_a_broken_policy() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&two(&provider));
+    let config = gateway.config();
+    let freeze = ["freeze", "--caller", "moderation", "--reason", "an incident, call 42"];
+    // The brake needs no valid policy: the file is broken while it is pulled.
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("[[callers.allow]]", "[[callers.allows]]")).unwrap();
+    let output = command(&freeze, &config);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    assert!(said(&output).contains("caller moderation") && said(&output).contains("warning:"), "{}", said(&output));
+    std::fs::write(&config, &text).unwrap();
+    for _ in 0..2 {
+        frozen(&delete(gateway.listen, TARGET, TOKEN), "an incident, call 42");
+        assert_eq!(delete(gateway.listen, TARGET, OTHER).status, 200);
+        gateway.kill();
+        gateway = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+    }
+    let status = command(&["status", "--json"], &config);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(
+        (&status["freezes"][0]["caller"], &status["serving"]["ledger"]),
+        (&"moderation".into(), &"writable".into())
+    );
+    let entry = &gateway.of_kind("freeze")[0];
+    assert_eq!(
+        (&entry["covers"], &entry["caller"], &entry["reason"]),
+        (&"caller".into(), &"moderation".into(), &"an incident, call 42".into())
+    );
+    assert!(entry["by"].as_str().unwrap().starts_with("uid "), "{entry}");
+    let unfreeze = ["unfreeze", "--caller", "moderation", "--reason", "over"];
+    assert_eq!(command(&unfreeze, &config).status.code(), Some(0));
+    assert_eq!(command(&unfreeze, &config).status.code(), Some(1), "it is not frozen any more");
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert_eq!(gateway.of_kind("unfreeze").len(), 1);
+}
+
+#[test]
+fn where_nothing_serves_the_ledger_is_frozen_itself_and_the_next_start_holds_it() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&two(&provider));
+    let config = gateway.config();
+    gateway.stop();
+    let output = command(&["freeze", "--session", "sess1", "--for", "2h", "--reason", "a drill", "--json"], &config);
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let status: Value = serde_json::from_slice(&command(&["status", "--json"], &config).stdout).unwrap();
+    assert_eq!((&status["serving"], &status["freezes"][0]["session"]), (&Value::Null, &"sess1".into()));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let gateway = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+    frozen(&delete(gateway.listen, TARGET, OTHER), "a drill");
+    assert_eq!(provider.bytes(), 0);
+    let none = gateway.folder.path().join("none.toml");
+    std::fs::write(&none, text.replace("path = \"ledger\"", "path = \"none\"")).unwrap();
+    let output = command(&["freeze", "--all", "--reason", "x"], &none);
+    assert_eq!(output.status.code(), Some(69), "{}", said(&output));
+    assert!(!gateway.folder.path().join("none").exists(), "no ledger is made by it");
+}
+
+#[test]
+fn what_cannot_be_meant_is_a_fault_of_usage_and_nothing_is_frozen() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&two(&provider));
+    for wrong in [
+        &["freeze", "--reason", "x"][..],
+        &["freeze", "--all"],
+        &["freeze", "--all", "--caller", "c", "--reason", "x"],
+        &["freeze", "--all", "--reason", ""],
+        &["freeze", "--all", "--reason", "a\u{202e}b"],
+        &["freeze", "--all", "--reason", "x", "--for", "soon"],
+        &["freeze", "--session", "a/b", "--reason", "x"],
+    ] {
+        let output = command(wrong, &gateway.config());
+        assert_eq!(output.status.code(), Some(64), "{wrong:?} {}", said(&output));
+    }
+    assert_eq!(gateway.of_kind("freeze").len(), 0);
+}
+
+#[test]
+fn what_was_recorded_before_a_freeze_is_waited_for_and_named_where_it_takes_too_long() {
+    let provider = Provider::start();
+    let sections = [("upstream", "timeout_ms = 4000")];
+    let gateway = Gateway::with(&configuration(&provider.url(), &sections, &caller("moderation", TOKEN, "")));
+    provider.next(Reply::Late(Duration::from_millis(700)));
+    let mut waiting = gateway.send();
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    let output = command(&["freeze", "--all", "--reason", "stop", "--json"], &gateway.config());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let lines: Vec<Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, [json!({"frozen": true}), json!({"open": []})]);
+    assert_eq!(gateway.of_kind("outcome").len(), 1, "it had its outcome when the command returned");
+    assert_eq!(response(&mut waiting).unwrap().status, 200);
+}
+
+#[test]
+fn an_intent_that_was_recorded_before_a_freeze_and_not_sent_is_never_sent() {
+    let provider = Provider::start();
+    let text = configuration(&provider.url(), &[], &caller("moderation", TOKEN, ""));
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let stalled = [("WASEND_GATEWAY_FAILPOINTS", "forward=stall")];
+    let gateway = Gateway::in_folder(folder, &text, &stalled);
+    let mut waiting = gateway.send();
+    eventually("it is recorded", || gateway.of_kind("intent").len() == 1);
+    let output = command(&["freeze", "--all", "--reason", "stop"], &gateway.config());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    frozen(&response(&mut waiting).unwrap(), "stop");
+    assert_eq!(gateway.of_kind("outcome")[0]["outcome"], "not-sent");
+    assert_eq!(provider.bytes(), 0);
+}
+
+/// Freezes in `pull` while clients call; nothing may reach the provider once that has returned.
+fn under_load(staffed_by: &str, provider: &Provider, pull: impl Fn(&Gateway), release: impl Fn(&Gateway)) {
+    let gateway = Gateway::with(staffed_by);
+    let (ended, passed, stopped) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (gateway, ended, passed, stopped) = (&gateway, &ended, &passed, &stopped);
+            scope.spawn(move || {
+                for number in 0_u32.. {
+                    if ended.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let target = format!("/sess1/groups/1203630000{client}{number:07}@g.us/picture");
+                    match delete(gateway.listen, &target, TOKEN).status {
+                        200 => passed.fetch_add(1, Ordering::SeqCst),
+                        403 => stopped.fetch_add(1, Ordering::SeqCst),
+                        other => panic!("{other}"),
+                    };
+                }
+            });
+        }
+        for _ in 0..3 {
+            let before = passed.load(Ordering::SeqCst);
+            eventually("deletions pass", || passed.load(Ordering::SeqCst) > before + 20);
+            pull(&gateway);
+            let (sent, refused) = (provider.heads().len(), stopped.load(Ordering::SeqCst));
+            eventually("many are refused", || stopped.load(Ordering::SeqCst) > refused + 100);
+            assert_eq!(provider.heads().len(), sent, "nothing was sent after the freeze had returned");
+            release(&gateway);
+        }
+        ended.store(true, Ordering::SeqCst);
+    });
+    let outcomes = gateway.of_kind("outcome");
+    assert_eq!(gateway.of_kind("intent").len(), outcomes.len());
+    assert_eq!(outcomes.iter().filter(|entry| entry["outcome"] == "deleted").count(), provider.heads().len());
+}
+
+#[test]
+fn under_load_nothing_is_sent_after_the_command_has_returned() {
+    let provider = Provider::start();
+    let run = |gateway: &Gateway, verb| {
+        let output = command(&[verb, "--all", "--reason", "load"], &gateway.config());
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    };
+    under_load(&two(&provider), &provider, |gateway| run(gateway, "freeze"), |gateway| run(gateway, "unfreeze"));
+}
+
+#[test]
+fn under_load_nothing_is_sent_once_the_operators_port_lists_nothing_as_open() {
+    let provider = Provider::start();
+    let freeze = |gateway: &Gateway| {
+        let answer =
+            post(gateway, "freeze", ALICE, &json!({"covers": "session", "session": "sess1", "reason": "load"}));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        eventually("nothing is open", || {
+            let status = ask(gateway.ops, "GET", "/api/v1/status", &bearer(BOB)).json();
+            status["freezes"][0]["open"].as_array().unwrap().is_empty()
+        });
+    };
+    let unfreeze = |gateway: &Gateway| {
+        let body = json!({"covers": "session", "session": "sess1", "reason": "over"});
+        assert_eq!(post(gateway, "unfreeze", ALICE, &body).status, 200);
+        assert_eq!(post(gateway, "unfreeze", ALICE, &body).status, 404, "it is not frozen any more");
+    };
+    under_load(&staffed(&provider), &provider, freeze, unfreeze);
+}
+
+#[test]
+fn operators_act_auditors_read_and_others_are_told_nothing() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    let body = json!({"covers": "all", "reason": "x"});
+    assert_eq!(post(&gateway, "freeze", TOKEN, &body).status, 401);
+    let answer = post(&gateway, "freeze", BOB, &body);
+    assert_eq!((answer.status, answer.code()), (403, "not-allowed".into()));
+    for wrong in [
+        json!({}),
+        json!({"covers": "all"}),
+        json!({"covers": "caller", "reason": "x"}),
+        json!({"covers": "all", "reason": "x", "for": "soon"}),
+    ] {
+        let answer = post(&gateway, "freeze", ALICE, &wrong);
+        assert_eq!((answer.status, answer.code()), (400, "bad-request".into()), "{wrong}");
+    }
+    let long = json!({"covers": "all", "reason": "x".repeat(20_000)});
+    assert_eq!(post(&gateway, "freeze", ALICE, &long).status, 400);
+    assert_eq!(gateway.of_kind("freeze").len(), 0);
+    for (method, path, allow) in [("GET", "freeze", "POST"), ("DELETE", "status", "GET")] {
+        let answer = ask(gateway.ops, method, &format!("/api/v1/{path}"), &bearer(ALICE));
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(allow)));
+    }
+    assert_eq!(ask(gateway.ops, "GET", "/api/v1/other", &bearer(ALICE)).status, 404);
+    assert_eq!(post(&gateway, "freeze", ALICE, &body).status, 200);
+    assert_eq!(gateway.of_kind("freeze")[0]["by"], "alice");
+    frozen(&delete(gateway.listen, TARGET, TOKEN), "x");
+}
