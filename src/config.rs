@@ -10,6 +10,7 @@ mod callers;
 mod expected;
 pub mod file;
 mod ledger;
+mod limits;
 mod listen;
 mod operators;
 mod reload;
@@ -24,6 +25,7 @@ pub use budget::{Budget, OnExhausted, Per};
 pub use callers::{Caller, Rate, Token};
 pub use expected::Expected;
 pub use ledger::Ledger;
+pub use limits::{Limits, Redis};
 pub use listen::{Listen, Ops, Tls};
 pub use operators::{Operator, Role};
 pub use reload::Reload;
@@ -60,6 +62,7 @@ pub struct Config {
     pub ledger: Ledger,
     pub resolver: Resolver,
     pub reload: Reload,
+    pub limits: Limits,
     pub rates: Vec<Rate>,
     pub log: Log,
     pub callers: Vec<Caller>,
@@ -193,10 +196,7 @@ impl Source for Named {
 }
 
 fn read(root: &mut Section) -> Config {
-    let mut limits = root.table_or_empty("limits");
-    limits.one_of("kind", &[("process", ())]);
-    let rates = callers::rates(&mut limits);
-    limits.finish();
+    let (limits, rates) = Limits::read(root.table_or_empty("limits"));
     let mut log = root.table_or_empty("log");
     let levels = [
         ("error", tracing::Level::ERROR),
@@ -216,6 +216,7 @@ fn read(root: &mut Section) -> Config {
         ledger: Ledger::read(root.table_or_empty("ledger")),
         resolver: Resolver::read(root.table_or_empty("resolver")),
         reload: Reload::read(root.table_or_empty("reload")),
+        limits,
         rates,
         log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(Format::Auto) },
         callers,

@@ -47,6 +47,8 @@ pub enum Refused {
     NotAdmitted(NotAdmitted),
     /// The ledger takes no entries.
     LedgerUnavailable,
+    /// The shared rates cannot be asked, or did not answer surely and in time.
+    LimitsUnavailable,
     /// There is no provider key to send with.
     KeyUnavailable,
     /// As many requests are under way as may be.

@@ -55,21 +55,22 @@ use crate::head::{Head, HeadFault};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use crate::policy::Policy;
-use crate::rate::{FailedAuthentications, Rates};
+use crate::rate::{FailedAuthentications, Rates, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::Metrics;
 use crate::upstream::Upstream;
 use arc_swap::ArcSwap;
 use authorize::Budgets;
 use axum::body::Body as HttpBody;
+use futures_util::FutureExt;
 use http::Response;
 use intend::Unintended;
 use ipnet::IpNet;
-use limit::Admission;
+use limit::{Admission, Limiting};
 use policies::Policies;
 use refusal::Refusals;
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -85,11 +86,11 @@ pub struct Live {
 }
 
 impl Live {
-    fn new(config: &Config, old: Option<&Self>) -> Self {
+    fn new(config: &Config, store: &Store, old: Option<&Self>) -> Self {
         Self {
             identity: Identity::new(&config.callers),
             policy: Policy::new(&config.callers),
-            rates: Rates::new(config, old.map(|old| &old.rates)),
+            rates: Rates::new(config, store, old.map(|old| &old.rates)),
             budgets: Budgets::new(&config.callers),
         }
     }
@@ -98,6 +99,8 @@ impl Live {
 /// Everything that the path needs.
 pub struct Gateway {
     live: ArcSwap<Live>,
+    /// Where rates are counted. Public for the operators' port, which asks for its health.
+    pub store: Store,
     failed: FailedAuthentications,
     /// Public for the operators' port, which asks for its health.
     pub ledger: Arc<dyn Ledger>,
@@ -124,13 +127,20 @@ enum Decided {
 impl Gateway {
     /// Puts the path together and records the policy that it starts with.
     #[must_use]
-    pub fn new(config: &Config, ledger: Arc<dyn Ledger>, upstream: Arc<Upstream>, metrics: Metrics) -> Self {
-        let live = Live::new(config, None);
+    pub fn new(
+        config: &Config,
+        store: Store,
+        ledger: Arc<dyn Ledger>,
+        upstream: Arc<Upstream>,
+        metrics: Metrics,
+    ) -> Self {
+        let live = Live::new(config, &store, None);
         let policies = Policies::new(Arc::clone(&ledger), metrics.clone());
         policies.begins(live.policy.hash());
         Self {
             policies,
             live: ArcSwap::from_pointee(live),
+            store,
             failed: FailedAuthentications::new(),
             refusals: Refusals::new(Arc::clone(&ledger), metrics.clone()),
             ledger,
@@ -147,7 +157,7 @@ impl Gateway {
     /// Replaces callers, rules and rates at once; unchanged rates keep their state. A request is decided by what was in
     /// force when it came, from its first stage to its last. Returns the new policy's hash.
     pub fn reload(&self, config: &Config) -> Arc<str> {
-        let live = Live::new(config, Some(&self.live.load()));
+        let live = Live::new(config, &self.store, Some(&self.live.load()));
         let policy = Arc::clone(live.policy.hash());
         self.policies.applied(&policy);
         self.live.store(Arc::new(live));
@@ -197,8 +207,8 @@ impl Gateway {
     /// the intent on it is a task of its own.
     pub async fn handle(self: &Arc<Self>, head: Result<Head, HeadFault>, peer: IpAddr) -> Response<HttpBody> {
         let mut trace = Trace::new(peer);
-        let decided =
-            catch_unwind(AssertUnwindSafe(|| self.decide(head, &mut trace))).unwrap_or(Err(Refused::Internal));
+        let deciding = AssertUnwindSafe(self.decide(head, &mut trace)).catch_unwind();
+        let decided = deciding.await.unwrap_or(Err(Refused::Internal));
         let response = match decided {
             Err(refused) => self.refusals.refuse(&refused, trace),
             Ok(Decided::DryRun(admission)) => self.refusals.dry_run(admission, trace),
@@ -212,8 +222,20 @@ impl Gateway {
         response.map(HttpBody::from)
     }
 
-    /// The stages that decide. Nothing here waits, and nothing here leaves a trace outside.
-    fn decide(&self, head: Result<Head, HeadFault>, trace: &mut Trace) -> Result<Decided, Refused> {
+    /// The stages that decide. Nothing here waits except for shared rates, and nothing here leaves a trace outside
+    /// except what is taken from rates.
+    async fn decide(&self, head: Result<Head, HeadFault>, trace: &mut Trace) -> Result<Decided, Refused> {
+        let limiting = self.consider(head, trace)?;
+        let admission = limiting.settled(trace).await?;
+        // While the rates were asked, it may have begun.
+        if self.is_draining() {
+            return Err(Refused::ShuttingDown);
+        }
+        Ok(if admission.permit.is_dry_run() { Decided::DryRun(admission) } else { Decided::Go(admission) })
+    }
+
+    /// Those of them that wait for nothing at all, with one snapshot of callers, rules and rates.
+    fn consider(&self, head: Result<Head, HeadFault>, trace: &mut Trace) -> Result<Limiting, Refused> {
         let live = self.live.load();
         let accepted = accept::accept(head?, &self.trusted_proxies, trace)?;
         if self.is_draining() {
@@ -221,9 +243,7 @@ impl Gateway {
         }
         let caller = authenticate::authenticate(accepted, &live.identity, &self.failed, trace)?;
         let permit = authorize::authorize(caller, &live.policy, &live.budgets, &self.ledger.freezes(), trace)?;
-        let dry_run = permit.is_dry_run();
-        let admission = limit::limit(permit, &live.rates, &self.slots, trace)?;
-        Ok(if dry_run { Decided::DryRun(admission) } else { Decided::Go(admission) })
+        limit::limit(permit, &live.rates, &self.slots)
     }
 
     /// The stages that act. Runs to its end whatever the caller does.

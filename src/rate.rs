@@ -1,25 +1,20 @@
-//! How fast: GCRA windows in this process, decided by `governor`, kept by us.
+//! How fast: GCRA windows of callers and of all together, counted in this process or in a shared Redis.
 //!
-//! Windows are asked narrowest first; the first refusal ends it, and what earlier windows took stays
-//! taken. Their number is fixed by the configuration, so memory is bounded whatever callers send.
+//! Windows are asked narrowest first, a caller's own before those of all; the first refusal ends it, and what
+//! earlier windows took stays taken. Their number is fixed by the configuration, so memory is bounded whatever
+//! callers send. Both stores decide the same: one property suite asks them side by side.
 
-use crate::clock::moment;
-use crate::config::{self, Rate};
+mod process;
+mod redis;
+
+pub use process::FailedAuthentications;
+pub use redis::Redis;
+
+use crate::config::{self, Limits, Rate};
 use crate::error::Refused;
 use crate::id::CallerName;
-use governor::clock::Clock;
-use governor::middleware::StateInformationMiddleware;
-use governor::nanos::Nanos;
-use governor::state::StateStore;
-use governor::{Quota, RateLimiter};
-use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
-use std::net::IpAddr;
-use std::num::NonZeroU32;
+use crate::telemetry::Metrics;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// Whether asking uses something up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,211 +38,136 @@ pub struct Standing {
     pub reset_s: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Monotonic;
+/// How each asked window stands, the refusing one last; and whether the request passes.
+pub type Verdict = (Vec<Standing>, Result<(), Refused>);
 
-impl Clock for Monotonic {
-    type Instant = crate::clock::Moment;
-    fn now(&self) -> Self::Instant {
-        moment()
-    }
-}
-
-/// Cells of GCRA state, 0 meaning never used; a key is a cell and whether to write it.
-struct Cells(Box<[AtomicU64]>);
-
-impl StateStore for Cells {
-    type Key = (usize, Mode);
-
-    fn measure_and_replace<T, F, E>(&self, (index, mode): &Self::Key, decide: F) -> Result<T, E>
-    where
-        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
-    {
-        let unused = AtomicU64::new(0);
-        let cell = self.0.get(*index).unwrap_or(&unused);
-        let mut before = cell.load(Ordering::Acquire);
-        loop {
-            let (answer, after) = decide((before != 0).then(|| Nanos::new(before)))?;
-            if *mode == Mode::Look {
-                return Ok(answer);
-            }
-            match cell.compare_exchange_weak(before, after.as_u64(), Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(answer),
-                Err(now) => before = now,
-            }
-        }
-    }
-}
-
-type Limiter = RateLimiter<(usize, Mode), Cells, Monotonic, StateInformationMiddleware>;
-
-fn limiter(rate: Rate, cells: usize) -> Limiter {
-    let max = NonZeroU32::new(rate.max).unwrap_or(NonZeroU32::MIN);
-    let period = (Duration::from_secs(u64::from(rate.per_s)) / max.get()).max(Duration::from_nanos(1));
-    let quota = Quota::with_period(period).unwrap_or(Quota::per_second(max)).allow_burst(max);
-    let cells = Cells((0..cells).map(|_| AtomicU64::new(0)).collect());
-    Limiter::new(quota, cells, Monotonic)
-}
-
-struct Window {
+/// What one window is called and what it allows, wherever it is counted.
+#[derive(Debug, PartialEq, Eq)]
+struct Terms {
     name: Arc<str>,
     whose: String,
     rate: Rate,
-    limiter: Limiter,
 }
 
-impl Window {
+impl Terms {
     fn new(owner: &str, whose: &str, rate: Rate) -> Self {
         Self {
             name: format!("{owner}-{}-{}s", rate.max, rate.per_s).into(),
             whose: format!("{whose} is {} in {} s", rate.max, rate.per_s),
             rate,
-            limiter: limiter(rate, 1),
         }
     }
 
-    fn ask(&self, mode: Mode) -> Result<Standing, (Standing, u64)> {
-        let standing =
-            |remaining, reset_s| Standing { name: Arc::clone(&self.name), rate: self.rate, remaining, reset_s };
-        match self.limiter.check_key(&(0, mode)) {
-            Ok(state) => {
-                let remaining = state.remaining_burst_capacity();
-                let used = u64::from(self.rate.max.saturating_sub(remaining));
-                let reset = (used * u64::from(self.rate.per_s)).div_ceil(u64::from(self.rate.max));
-                Ok(standing(remaining, reset))
+    /// One passed, and so many more would now.
+    fn passed(&self, remaining: u32) -> Standing {
+        let used = u64::from(self.rate.max.saturating_sub(remaining));
+        let reset_s = (used * u64::from(self.rate.per_s)).div_ceil(u64::from(self.rate.max));
+        Standing { name: Arc::clone(&self.name), rate: self.rate, remaining, reset_s }
+    }
+
+    /// None passes before `wait_ns` from now.
+    fn refused(&self, wait_ns: u64) -> (Standing, Refused) {
+        let retry_after_s = wait_ns.div_ceil(1_000_000_000).max(1);
+        let standing = Standing { name: Arc::clone(&self.name), rate: self.rate, remaining: 0, reset_s: retry_after_s };
+        (standing, Refused::RateLimited { whose: self.whose.clone(), retry_after_s })
+    }
+}
+
+/// The words for whose rate it is.
+fn of_caller(caller: &CallerName) -> String {
+    format!("the rate of caller `{caller}`")
+}
+
+const OF_ALL: &str = "the rate of all callers together";
+
+/// Rates, narrowest window first.
+fn narrowest_first(rates: &[Rate]) -> Vec<Rate> {
+    let mut rates = rates.to_vec();
+    rates.sort_by_key(|rate| rate.per_s);
+    rates
+}
+
+/// Where the windows are counted; the same from start to end of the process.
+pub enum Store {
+    /// In this process: an answer costs no waiting.
+    Process,
+    /// In Redis, for all replicas.
+    Redis(Arc<Redis>),
+}
+
+impl Store {
+    /// The store that is configured. Nothing is connected yet: see [`Redis::run`].
+    ///
+    /// # Errors
+    /// In words, naming the configuration's key.
+    pub fn new(limits: &Limits, metrics: Metrics) -> Result<Self, String> {
+        match limits {
+            Limits::Process => Ok(Self::Process),
+            Limits::Redis(config) => {
+                let (redis, faults) = (Redis::new(config.clone(), metrics), Self::faults(limits));
+                let said = faults.into_iter().map(|(key, what)| format!("{key}: {what}")).next();
+                said.map_or(Ok(Self::Redis(Arc::new(redis))), Err)
             }
-            Err(not_until) => {
-                let wait = not_until.wait_time_from(moment());
-                let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-                Err((standing(0, seconds.max(1)), seconds.max(1)))
-            }
+        }
+    }
+
+    /// What is wrong with the files that the store needs: a key of the configuration, and what. Nothing is contacted.
+    #[must_use]
+    pub fn faults(limits: &Limits) -> Vec<(&'static str, String)> {
+        match limits {
+            Limits::Process => Vec::new(),
+            Limits::Redis(config) => redis::faults(config),
+        }
+    }
+
+    /// What is wrong with it now, for readiness.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<&'static str> {
+        match self {
+            Self::Redis(redis) if !redis.is_reachable() => vec!["limits-unavailable"],
+            Self::Process | Self::Redis(_) => Vec::new(),
         }
     }
 }
 
 /// All windows of all callers.
-pub struct Rates {
-    callers: HashMap<CallerName, Vec<Arc<Window>>>,
-    all: Vec<Arc<Window>>,
+pub enum Rates {
+    /// Counted here.
+    Process(process::Windows),
+    /// Counted in Redis.
+    Redis(redis::Windows),
 }
 
-fn windows(owner: &str, whose: &str, rates: &[Rate], old: Option<&Vec<Arc<Window>>>) -> Vec<Arc<Window>> {
-    let kept = |rate: &Rate| old.and_then(|old| old.iter().find(|window| window.rate == *rate)).map(Arc::clone);
-    let mut windows: Vec<_> =
-        rates.iter().map(|rate| kept(rate).unwrap_or_else(|| Arc::new(Window::new(owner, whose, *rate)))).collect();
-    windows.sort_by_key(|window| window.rate.per_s);
-    windows
+/// An answer, or a question whose answer has to be waited for.
+pub enum Asked {
+    /// Decided here.
+    Known(Verdict),
+    /// To be asked of Redis.
+    Open(redis::Question),
 }
 
 impl Rates {
-    /// The windows of a configuration; those that `old` has too keep their state.
+    /// The windows of a configuration. In the process, those that `old` has too keep their state; in Redis all do.
     #[must_use]
-    pub fn new(config: &config::Config, old: Option<&Self>) -> Self {
-        let all = windows("all", "the rate of all callers together", &config.rates, old.map(|old| &old.all));
-        let of_caller = |caller: &config::Caller| {
-            let old = old.and_then(|old| old.callers.get(&caller.name));
-            let whose = format!("the rate of caller `{}`", caller.name);
-            (caller.name.clone(), windows("caller", &whose, &caller.rates, old))
-        };
-        Self { callers: config.callers.iter().map(of_caller).collect(), all }
-    }
-
-    /// Asks the caller's windows, then those of all callers together. Returns how each asked window
-    /// stands, the refusing one last.
-    pub fn admit(&self, caller: &CallerName, mode: Mode) -> (Vec<Standing>, Result<(), Refused>) {
-        let own = self.callers.get(caller).map(Vec::as_slice).unwrap_or_default();
-        let mut standings = Vec::with_capacity(own.len() + self.all.len());
-        for window in own.iter().chain(&self.all) {
-            match window.ask(mode) {
-                Ok(standing) => standings.push(standing),
-                Err((standing, retry_after_s)) => {
-                    standings.push(standing);
-                    return (standings, Err(Refused::RateLimited { whose: window.whose.clone(), retry_after_s }));
-                }
+    pub fn new(config: &config::Config, store: &Store, old: Option<&Self>) -> Self {
+        match store {
+            Store::Process => {
+                let old = match old {
+                    Some(Self::Process(old)) => Some(old),
+                    Some(Self::Redis(_)) | None => None,
+                };
+                Self::Process(process::Windows::new(&config.callers, &config.rates, old))
             }
+            Store::Redis(redis) => Self::Redis(redis::Windows::new(redis, &config.callers, &config.rates)),
         }
-        (standings, Ok(()))
     }
-}
 
-/// Failed authentications by peer, on fixed memory: peers share cells by a keyed hash.
-pub struct FailedAuthentications {
-    limiter: Limiter,
-    hasher: RandomState,
-}
-
-const FAILED_CELLS: usize = 4096;
-const FAILED_RATE: Rate = Rate { max: 30, per_s: 60 };
-
-impl FailedAuthentications {
-    /// Nobody has failed yet.
+    /// Asks the caller's windows, then those of all callers together. Waits for nothing.
     #[must_use]
-    pub fn new() -> Self {
-        Self { limiter: limiter(FAILED_RATE, FAILED_CELLS), hasher: RandomState::new() }
-    }
-
-    /// Counts one. Asked only when an authentication failed, so that a valid credential is never held back.
-    ///
-    /// # Errors
-    /// [`Refused::RateLimited`] when this peer has failed too often.
-    pub fn count(&self, peer: IpAddr) -> Result<(), Refused> {
-        let cell = usize::try_from(self.hasher.hash_one(peer) % FAILED_CELLS as u64).unwrap_or(0);
-        self.limiter.check_key(&(cell, Mode::Take)).map(|_| ()).map_err(|not_until| Refused::RateLimited {
-            whose: "too many failed authentications from this address".to_owned(),
-            retry_after_s: not_until.wait_time_from(moment()).as_secs() + 1,
-        })
-    }
-}
-
-impl Default for FailedAuthentications {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn window(max: u32, per_s: u32) -> Window {
-        Window::new("caller", "the rate", Rate { max, per_s })
-    }
-
-    #[test]
-    fn a_window_lets_its_burst_through_and_says_when_to_come_back() {
-        let window = window(3, 3600);
-        assert_eq!((0..3).map(|_| window.ask(Mode::Take).unwrap().remaining).collect::<Vec<_>>(), [2, 1, 0]);
-        let (standing, wait) = window.ask(Mode::Take).unwrap_err();
-        assert_eq!(standing.remaining, 0);
-        assert!((1100..=1200).contains(&wait), "{wait}");
-    }
-
-    #[test]
-    fn looking_takes_nothing_and_answers_the_same() {
-        let window = window(1, 3600);
-        for _ in 0..5 {
-            assert!(window.ask(Mode::Look).is_ok());
+    pub fn ask(&self, caller: &CallerName, mode: Mode) -> Asked {
+        match self {
+            Self::Process(windows) => Asked::Known(windows.ask(caller, mode)),
+            Self::Redis(windows) => windows.ask(caller, mode).map_or(Asked::Known((Vec::new(), Ok(()))), Asked::Open),
         }
-        assert!(window.ask(Mode::Take).is_ok());
-        assert!(window.ask(Mode::Look).is_err() && window.ask(Mode::Take).is_err());
-    }
-
-    #[test]
-    fn a_reload_keeps_the_state_of_unchanged_windows() {
-        let rate = Rate { max: 1, per_s: 3600 };
-        let first = windows("caller", "w", &[rate], None);
-        assert!(first[0].ask(Mode::Take).is_ok());
-        let second = windows("caller", "w", &[Rate { max: 9, per_s: 60 }, rate], Some(&first));
-        assert!(second[0].ask(Mode::Take).is_ok());
-        assert!(second[1].ask(Mode::Take).is_err());
-    }
-
-    #[test]
-    fn failed_authentications_of_one_peer_are_limited_and_others_are_not() {
-        let failed = FailedAuthentications::new();
-        let peer = |n: u8| IpAddr::from([10, 0, 0, n]);
-        let refused = (0..100).filter(|_| failed.count(peer(1)).is_err()).count();
-        assert_eq!(refused, 70);
-        assert!((2..12).filter(|n| failed.count(peer(*n)).is_ok()).count() >= 8);
     }
 }

@@ -84,6 +84,8 @@ pub struct Metrics {
     pub resolutions: Family<Kind, Counter>,
     pub reloads: Family<Kind, Counter>,
     pub policy_stale: Gauge,
+    pub limits_seconds: Histogram,
+    pub limits_failures: Family<Kind, Counter>,
 }
 
 fn seconds() -> Histogram {
@@ -111,6 +113,8 @@ impl Metrics {
             resolutions: Family::default(),
             reloads: Family::default(),
             policy_stale: Gauge::default(),
+            limits_seconds: seconds(),
+            limits_failures: Family::default(),
         };
         let mut registry = Registry::with_prefix("wasend_gateway");
         registry.register("requests", "Requests by decision and reason", metrics.requests.clone());
@@ -148,6 +152,12 @@ impl Metrics {
             "policy_stale",
             "1 while the newest configuration was refused and an older one is in force",
             metrics.policy_stale.clone(),
+        );
+        registry.register("limits_seconds", "Time to an answer of the shared rates", metrics.limits_seconds.clone());
+        registry.register(
+            "limits_failures",
+            "Questions to the shared rates without a sure answer, and failed connections",
+            metrics.limits_failures.clone(),
         );
         (metrics, registry)
     }

@@ -19,8 +19,6 @@ use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -97,29 +95,12 @@ fn read_key(file: &Path) -> Result<HeaderValue, KeyFault> {
     Ok(value)
 }
 
-fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, String> {
-    let mut roots = rustls::RootCertStore::empty();
-    match ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))? {
-                roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
-            }
-            if roots.is_empty() {
-                return Err(wrong(&"holds no certificate"));
-            }
-        }
-    }
-    Ok(roots)
-}
-
 impl Upstream {
     /// What is wrong with the files that the provider needs: a key of the configuration, and what.
     #[must_use]
     pub fn faults(config: &config::Upstream) -> Vec<(&'static str, String)> {
         let key = read_key(&config.api_key_file).err().map(|fault| ("upstream.api_key_file", fault.to_string()));
-        let roots = roots(config.ca_file.as_deref()).err().map(|what| ("upstream.ca_file", what));
+        let roots = config::file::roots(config.ca_file.as_deref()).err().map(|what| ("upstream.ca_file", what));
         key.into_iter().chain(roots).collect()
     }
 
@@ -132,7 +113,9 @@ impl Upstream {
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
-            .with_root_certificates(roots(config.ca_file.as_deref()).map_err(|e| format!("upstream.ca_file: {e}"))?)
+            .with_root_certificates(
+                config::file::roots(config.ca_file.as_deref()).map_err(|e| format!("upstream.ca_file: {e}"))?,
+            )
             .with_no_client_auth();
         let loopback = config.url.starts_with("http://");
         #[expect(clippy::disallowed_types, reason = "this is the one place")]

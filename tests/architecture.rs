@@ -64,6 +64,15 @@ fn reqwest_is_known_to_upstream_alone() {
 }
 
 #[test]
+fn redis_is_known_to_the_shared_rates_alone() {
+    let library = ["redis::{", "redis::aio", "redis::cmd", "redis::Client", "MultiplexedConnection"];
+    hold(
+        &rules::outside(&shipped(), &library, &["rate/redis"]),
+        "let src/rate/redis do it: one connection, given up when in doubt, and no answer but a sure one",
+    );
+}
+
+#[test]
 fn sql_stands_in_the_sqlite_store_alone() {
     let (sources, home) = (shipped(), ["ledger/sqlite"]);
     let mut findings = rules::outside(&sources, &["rusqlite"], &home);

@@ -47,6 +47,8 @@ mod provider;
 mod proving;
 #[path = "gateway/record.rs"]
 mod record;
+#[path = "gateway/redis.rs"]
+mod redis;
 #[path = "gateway/reloading.rs"]
 mod reloading;
 #[path = "gateway/requests.rs"]
@@ -61,6 +63,8 @@ mod running;
 mod sandbox;
 #[path = "gateway/sealing.rs"]
 mod sealing;
+#[path = "gateway/shared_rates.rs"]
+mod shared_rates;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
 #[path = "gateway/soak.rs"]

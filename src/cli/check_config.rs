@@ -2,6 +2,7 @@
 
 use super::{Exit, page};
 use crate::config::{self, Config, Fault};
+use crate::rate::Store;
 use crate::server::Certificate;
 use crate::upstream::Upstream;
 use std::path::Path;
@@ -22,11 +23,13 @@ pub(super) fn run(file: &Path) -> Exit {
     Exit::Done
 }
 
-/// What is wrong with the files that a configuration names: the provider's key, certificates and their keys.
+/// What is wrong with the files that a configuration names: the provider's key, certificates and their keys,
+/// where the shared rates are.
 pub(super) fn of_files(config: &Config) -> Vec<Fault> {
     let fault = |key: &str, what: String| Fault { key: key.to_owned(), source: "a file".to_owned(), what };
     let mut faults: Vec<Fault> =
         Upstream::faults(&config.upstream).into_iter().map(|(key, what)| fault(key, what)).collect();
+    faults.extend(Store::faults(&config.limits).into_iter().map(|(key, what)| fault(key, what)));
     for (key, tls) in [("listen.tls", &config.listen.tls), ("ops.tls", &config.ops.tls)] {
         faults.extend(tls.as_ref().and_then(|tls| Certificate::new(tls).err()).map(|what| fault(key, what)));
     }

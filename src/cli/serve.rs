@@ -10,11 +10,13 @@ use crate::gateway::Gateway;
 use crate::identity::Operators;
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::{Sqlite, SqliteReader};
+use crate::rate::Store;
 use crate::resolver::Resolver;
 use crate::server::{Certificate, Listener, Published, serve_callers, serve_ops};
 use crate::telemetry::{Metrics, start_logging};
 use crate::upstream::Upstream;
 use reload::Beginning;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,12 +61,16 @@ pub(super) fn run(file: &Path) -> Exit {
     runtime.block_on(serve(file, (loaded.config, loaded.effective), watched, &operators)).unwrap_or_else(|exit| exit)
 }
 
+fn usage(what: impl Display) -> Exit {
+    page::complain(what);
+    Exit::Usage
+}
+
 fn certificate(key: &str, tls: Option<&config::Tls>) -> Result<Option<Arc<Certificate>>, Exit> {
     let Some(tls) = tls else { return Ok(None) };
-    Certificate::new(tls).map(|certificate| Some(Arc::new(certificate))).map_err(|what| {
-        page::complain(format_args!("{key}: {what}"));
-        Exit::Usage
-    })
+    Certificate::new(tls)
+        .map(|certificate| Some(Arc::new(certificate)))
+        .map_err(|what| usage(format_args!("{key}: {what}")))
 }
 
 async fn bind(
@@ -101,6 +107,29 @@ fn published(ledger: &config::Ledger, operators: Arc<Operators>) -> Published {
     Published::new(operators, Box::new(move || Ok(Box::new(SqliteReader::open(&folder)?))))
 }
 
+/// Connects to the shared rates, where there are some, until `stop`. Without them it goes on: it refuses.
+async fn reach(store: &Store, ports: &TaskTracker, stop: &CancellationToken) {
+    if let Store::Redis(redis) = store {
+        ports.spawn(Arc::clone(redis).run(stop.clone()));
+        redis.reached().await;
+    }
+}
+
+/// Waits for what is under way, at most `patience`. `false`: a second signal ends the process at once.
+async fn drained(gateway: &Gateway, patience: Duration, signals: &mut Signals) -> bool {
+    tracing::info!(under_way = gateway.tasks.len(), "stopping: no new requests; what is under way is finished");
+    tokio::select! {
+        drained = gateway.tasks.drain(patience) => if !drained {
+            tracing::error!(left = gateway.tasks.len(), "requests are still under way: the next start records them as unknown");
+        },
+        () = signals.terminated() => {
+            tracing::error!(left = gateway.tasks.len(), "told twice: ending at once; what is under way is recorded as unknown, by the next start at the latest");
+            return false;
+        }
+    }
+    true
+}
+
 async fn serve(
     file: &Path,
     (mut config, effective): (Config, Vec<[String; 3]>),
@@ -111,10 +140,7 @@ async fn serve(
     if !faults.is_empty() {
         return Err(page::faults(file, &faults));
     }
-    let upstream = Upstream::new(&config.upstream).map_err(|what| {
-        page::complain(what);
-        Exit::Usage
-    })?;
+    let upstream = Upstream::new(&config.upstream).map_err(usage)?;
     let callers_tls = certificate("listen.tls", config.listen.tls.as_ref())?;
     let ops_tls = certificate("ops.tls", config.ops.tls.as_ref())?;
     let connections = process::connections(&config.listen).map_err(|what| {
@@ -131,7 +157,8 @@ async fn serve(
     let ledger = ledger(&config.ledger, &metrics)?;
     let upstream = Arc::new(upstream);
     let resolver = Resolver::new(config.resolver, Arc::clone(&ledger), Arc::clone(&upstream), metrics.clone());
-    let gateway = Arc::new(Gateway::new(&config, Arc::clone(&ledger), upstream, metrics));
+    let store = Store::new(&config.limits, metrics.clone()).map_err(usage)?;
+    let gateway = Arc::new(Gateway::new(&config, store, Arc::clone(&ledger), upstream, metrics));
     // The gateway has its own form of them.
     config.callers = Vec::new();
     let (stop, stop_ops) = (CancellationToken::new(), CancellationToken::new());
@@ -145,6 +172,7 @@ async fn serve(
     let resolving = ports.spawn(resolver.run(stop.clone()));
     let shared = (Arc::clone(&gateway), operators);
     let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
+    reach(&gateway.store, &ports, &stop_ops).await;
     page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
     tracing::info!(%listen, %ops, "ready");
 
@@ -152,16 +180,8 @@ async fn serve(
     failpoint::hit("stop");
     gateway.start_draining();
     stop.cancel();
-    let patience = config.listen.drain_timeout;
-    tracing::info!(under_way = gateway.tasks.len(), "stopping: no new requests; what is under way is finished");
-    tokio::select! {
-        drained = gateway.tasks.drain(patience) => if !drained {
-            tracing::error!(left = gateway.tasks.len(), "requests are still under way: the next start records them as unknown");
-        },
-        () = signals.terminated() => {
-            tracing::error!(left = gateway.tasks.len(), "told twice: ending at once; what is under way is recorded as unknown, by the next start at the latest");
-            return Ok(Exit::Restart);
-        }
+    if !drained(&gateway, config.listen.drain_timeout, &mut signals).await {
+        return Ok(Exit::Restart);
     }
     let ended = futures_util::future::join(accepting, resolving);
     let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;

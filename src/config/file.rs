@@ -2,6 +2,9 @@
 //! otherwise hold up whoever reads it, a reload among them.
 
 use crate::secret::Secret;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -119,4 +122,25 @@ impl Seen {
     pub fn again(&self) -> Self {
         Self::of(&self.file)
     }
+}
+
+/// Whose certificates are trusted: those in `ca_file` alone, or the public ones that are compiled in.
+///
+/// # Errors
+/// In words, naming the file.
+pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match ca_file {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(file) => {
+            let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))? {
+                roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
+            }
+            if roots.is_empty() {
+                return Err(wrong(&"holds no certificate"));
+            }
+        }
+    }
+    Ok(roots)
 }

@@ -48,8 +48,8 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) 
 }
 
 /// Red (503) for what keeps this process from serving; `degraded` (200) for what does not: the provider, what is
-/// derived from the ledger, and a configuration that was not taken over. The hash of the policy in force tells replicas
-/// apart.
+/// derived from the ledger, a configuration that was not taken over, and the shared rates, since all replicas would be red
+/// at once, and callers hear more from us. The hash of the policy in force tells replicas apart.
 async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Response {
     let mut red = Vec::new();
     if gateway.is_draining() {
@@ -61,7 +61,7 @@ async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Respons
     if !gateway.upstream.has_key() {
         red.push("key-unavailable");
     }
-    let mut degraded = [gateway.upstream.degraded(), gateway.ledger.degraded()].concat();
+    let mut degraded = [gateway.upstream.degraded(), gateway.ledger.degraded(), gateway.store.degraded()].concat();
     if gateway.is_stale() {
         degraded.push("policy-not-reloaded");
     }

@@ -1,0 +1,216 @@
+//! Windows in this process, decided by `governor`, kept by us.
+
+use super::{Mode, OF_ALL, Standing, Terms, Verdict, narrowest_first, of_caller};
+use crate::clock::moment;
+use crate::config::{Caller, Rate};
+use crate::error::Refused;
+use crate::id::CallerName;
+use governor::clock::Clock;
+use governor::middleware::StateInformationMiddleware;
+use governor::nanos::Nanos;
+use governor::state::StateStore;
+use governor::{Quota, RateLimiter};
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The one place that reads time, as governor asks for it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Monotonic;
+
+impl Clock for Monotonic {
+    type Instant = crate::clock::Moment;
+    fn now(&self) -> Self::Instant {
+        moment()
+    }
+}
+
+/// Cells of GCRA state, 0 meaning never used; a key is a cell and whether to write it.
+struct Cells(Box<[AtomicU64]>);
+
+impl StateStore for Cells {
+    type Key = (usize, Mode);
+
+    fn measure_and_replace<T, F, E>(&self, (index, mode): &Self::Key, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let unused = AtomicU64::new(0);
+        let cell = self.0.get(*index).unwrap_or(&unused);
+        let mut before = cell.load(Ordering::Acquire);
+        loop {
+            let (answer, after) = decide((before != 0).then(|| Nanos::new(before)))?;
+            if *mode == Mode::Look {
+                return Ok(answer);
+            }
+            match cell.compare_exchange_weak(before, after.as_u64(), Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(answer),
+                Err(now) => before = now,
+            }
+        }
+    }
+}
+
+type Limiter<C> = RateLimiter<(usize, Mode), Cells, C, StateInformationMiddleware>;
+
+fn limiter<C: Clock>(rate: Rate, cells: usize, clock: C) -> Limiter<C> {
+    let max = NonZeroU32::new(rate.max).unwrap_or(NonZeroU32::MIN);
+    let period = (Duration::from_secs(u64::from(rate.per_s)) / max.get()).max(Duration::from_nanos(1));
+    let quota = Quota::with_period(period).unwrap_or(Quota::per_second(max)).allow_burst(max);
+    let cells = Cells((0..cells).map(|_| AtomicU64::new(0)).collect());
+    Limiter::new(quota, cells, clock)
+}
+
+/// One window. Its clock is another one in tests alone.
+pub(super) struct Window<C: Clock = Monotonic> {
+    terms: Terms,
+    limiter: Limiter<C>,
+}
+
+impl<C: Clock> Window<C> {
+    pub(super) fn new(terms: Terms, clock: C) -> Self {
+        Self { limiter: limiter(terms.rate, 1, clock), terms }
+    }
+
+    fn ask(&self, mode: Mode) -> Result<Standing, (Standing, Refused)> {
+        match self.limiter.check_key(&(0, mode)) {
+            Ok(state) => Ok(self.terms.passed(state.remaining_burst_capacity())),
+            Err(not_until) => {
+                let wait = not_until.wait_time_from(self.limiter.clock().now());
+                Err(self.terms.refused(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+}
+
+/// Asks one window after the other, until one refuses.
+pub(super) fn ask<'a, C: Clock + 'a>(windows: impl Iterator<Item = &'a Window<C>>, mode: Mode) -> Verdict {
+    let mut standings = Vec::with_capacity(windows.size_hint().0);
+    for window in windows {
+        match window.ask(mode) {
+            Ok(standing) => standings.push(standing),
+            Err((standing, refused)) => {
+                standings.push(standing);
+                return (standings, Err(refused));
+            }
+        }
+    }
+    (standings, Ok(()))
+}
+
+/// All windows of all callers.
+pub struct Windows {
+    callers: HashMap<CallerName, Vec<Arc<Window>>>,
+    all: Vec<Arc<Window>>,
+}
+
+fn windows(owner: &str, whose: &str, rates: &[Rate], old: Option<&Vec<Arc<Window>>>) -> Vec<Arc<Window>> {
+    let kept = |rate: &Rate| old.and_then(|old| old.iter().find(|window| window.terms.rate == *rate)).map(Arc::clone);
+    let new = |rate| Arc::new(Window::new(Terms::new(owner, whose, rate), Monotonic));
+    narrowest_first(rates).into_iter().map(|rate| kept(&rate).unwrap_or_else(|| new(rate))).collect()
+}
+
+impl Windows {
+    pub(super) fn new(callers: &[Caller], all: &[Rate], old: Option<&Self>) -> Self {
+        let all = windows("all", OF_ALL, all, old.map(|old| &old.all));
+        let of = |caller: &Caller| {
+            let old = old.and_then(|old| old.callers.get(&caller.name));
+            (caller.name.clone(), windows("caller", &of_caller(&caller.name), &caller.rates, old))
+        };
+        Self { callers: callers.iter().map(of).collect(), all }
+    }
+
+    pub(super) fn ask(&self, caller: &CallerName, mode: Mode) -> Verdict {
+        let own = self.callers.get(caller).map(Vec::as_slice).unwrap_or_default();
+        ask(own.iter().chain(&self.all).map(Arc::as_ref), mode)
+    }
+}
+
+/// Failed authentications by peer, on fixed memory: peers share cells by a keyed hash. Always counted here: a peer
+/// that fails at one replica is nothing that the others have to wait for.
+pub struct FailedAuthentications {
+    limiter: Limiter<Monotonic>,
+    hasher: RandomState,
+}
+
+const FAILED_CELLS: usize = 4096;
+const FAILED_RATE: Rate = Rate { max: 30, per_s: 60 };
+
+impl FailedAuthentications {
+    /// Nobody has failed yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { limiter: limiter(FAILED_RATE, FAILED_CELLS, Monotonic), hasher: RandomState::new() }
+    }
+
+    /// Counts one. Asked only when an authentication failed, so that a valid credential is never held back.
+    ///
+    /// # Errors
+    /// [`Refused::RateLimited`] when this peer has failed too often.
+    pub fn count(&self, peer: IpAddr) -> Result<(), Refused> {
+        let cell = usize::try_from(self.hasher.hash_one(peer) % FAILED_CELLS as u64).unwrap_or(0);
+        self.limiter.check_key(&(cell, Mode::Take)).map(|_| ()).map_err(|not_until| Refused::RateLimited {
+            whose: "too many failed authentications from this address".to_owned(),
+            retry_after_s: not_until.wait_time_from(moment()).as_secs() + 1,
+        })
+    }
+}
+
+impl Default for FailedAuthentications {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(max: u32, per_s: u32) -> Window {
+        Window::new(Terms::new("caller", "the rate", Rate { max, per_s }), Monotonic)
+    }
+
+    #[test]
+    fn a_window_lets_its_burst_through_and_says_when_to_come_back() {
+        let window = window(3, 3600);
+        assert_eq!((0..3).map(|_| window.ask(Mode::Take).unwrap().remaining).collect::<Vec<_>>(), [2, 1, 0]);
+        let (standing, refused) = window.ask(Mode::Take).unwrap_err();
+        assert_eq!(standing.remaining, 0);
+        assert!((1100..=1200).contains(&standing.reset_s), "{standing:?}");
+        assert!(matches!(refused, Refused::RateLimited { retry_after_s, .. } if retry_after_s == standing.reset_s));
+    }
+
+    #[test]
+    fn looking_takes_nothing_and_answers_the_same() {
+        let window = window(1, 3600);
+        for _ in 0..5 {
+            assert!(window.ask(Mode::Look).is_ok());
+        }
+        assert!(window.ask(Mode::Take).is_ok());
+        assert!(window.ask(Mode::Look).is_err() && window.ask(Mode::Take).is_err());
+    }
+
+    #[test]
+    fn a_reload_keeps_the_state_of_unchanged_windows() {
+        let rate = Rate { max: 1, per_s: 3600 };
+        let first = windows("caller", "w", &[rate], None);
+        assert!(first[0].ask(Mode::Take).is_ok());
+        let second = windows("caller", "w", &[Rate { max: 9, per_s: 60 }, rate], Some(&first));
+        assert!(second[0].ask(Mode::Take).is_ok());
+        assert!(second[1].ask(Mode::Take).is_err());
+    }
+
+    #[test]
+    fn failed_authentications_of_one_peer_are_limited_and_others_are_not() {
+        let failed = FailedAuthentications::new();
+        let peer = |n: u8| IpAddr::from([10, 0, 0, n]);
+        let refused = (0..100).filter(|_| failed.count(peer(1)).is_err()).count();
+        assert_eq!(refused, 70);
+        assert!((2..12).filter(|n| failed.count(peer(*n)).is_ok()).count() >= 8);
+    }
+}
