@@ -45,6 +45,8 @@ mod promises;
 mod provider;
 #[path = "gateway/proving.rs"]
 mod proving;
+#[path = "gateway/proxied.rs"]
+mod proxied;
 #[path = "gateway/record.rs"]
 mod record;
 #[path = "gateway/redis.rs"]

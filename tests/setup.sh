@@ -23,6 +23,8 @@ need python3 python3
 need strace strace
 need systemd-analyze systemd
 need redis-server redis-server
+need haproxy haproxy
+need openssl openssl
 [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ] || missing+=(golang-golang-x-mod-dev)
 php -r 'exit(extension_loaded("curl") ? 0 : 1);' 2> /dev/null || missing+=(php-curl)
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
