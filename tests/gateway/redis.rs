@@ -1,4 +1,4 @@
-//! A private Redis, on a socket in a folder of its own, that can be stopped, broken and started again.
+//! A private Redis or Valkey, on a socket in a folder of its own, that can be stopped, broken and started again.
 
 use crate::running::{Gateway, TOKEN, caller, configuration, eventually};
 use std::path::PathBuf;
@@ -8,7 +8,12 @@ use std::time::Duration;
 
 pub const PASSWORD: &str = "canary-redis-password-000";
 
+/// What the gateway has to get along with (tests/setup.sh installs both).
+pub const SERVERS: [&str; 2] =
+    ["redis-server", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/.work/valkey-server")];
+
 pub struct Redis {
+    server: &'static str,
     pub folder: tempfile::TempDir,
     arguments: Vec<String>,
     child: Option<Child>,
@@ -16,27 +21,31 @@ pub struct Redis {
 
 impl Redis {
     /// Makes a folder for it; nothing runs yet.
-    pub fn prepare(arguments: &[&str]) -> Self {
+    pub fn prepare(server: &'static str, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        Self { folder: tempfile::tempdir().unwrap(), arguments, child: None }
+        Self { server, folder: tempfile::tempdir().unwrap(), arguments, child: None }
     }
 
     pub fn start() -> Self {
-        let mut redis = Self::prepare(&[]);
+        Self::start_as(SERVERS[0])
+    }
+
+    pub fn start_as(server: &'static str) -> Self {
+        let mut redis = Self::prepare(server, &[]);
         redis.run();
         redis
     }
 
     /// Starts it, for the first time or again, and waits until it answers.
     pub fn run(&mut self) {
-        let child = Command::new("redis-server")
+        let child = Command::new(self.server)
             .args(["--port", "0", "--save", "", "--requirepass", PASSWORD, "--unixsocket"])
             .arg(self.socket())
             .args(&self.arguments)
             .current_dir(self.folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server (tests/setup.sh installs it)");
+            .unwrap_or_else(|error| panic!("{}: {error} (tests/setup.sh installs it)", self.server));
         self.child = Some(child);
         eventually("redis answers", || self.try_ask(&["PING"]).is_ok());
     }

@@ -1,10 +1,13 @@
 //! Several gateways, one Redis: together they let through what one would, and what is not sure is refused.
 
 use crate::provider::Provider;
-use crate::redis::{PASSWORD, Redis, configuration_for, held_to};
+use crate::redis::{PASSWORD, Redis, SERVERS, configuration_for, held_to};
 use crate::running::{Gateway, TARGET, TOKEN, caller, command, eventually};
+use crate::soak::{Random, count};
 use crate::wire::{Response, delete, get, response};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 /// So high that no test reaches it.
 const FREE: &str = "{ max = 1000000, per_s = 1 }";
@@ -28,23 +31,25 @@ fn rush(gateways: &[&Gateway], count: usize) -> usize {
 
 #[test]
 fn gateways_that_share_rates_let_through_together_what_one_would() {
-    let (provider, redis) = (Provider::start(), Redis::start());
-    let callers = held_to("{ max = 7, per_s = 3600 }") + &caller("other", "canary-token-other-0000", "");
-    let start = || redis.gateway(&provider.url(), "rates = [{ max = 9, per_s = 3600 }]", &callers);
-    let (first, second) = (start(), start());
-    assert_eq!(rush(&[&first, &second], 40), 7);
-    let answer = delete(second.listen, TARGET, TOKEN);
-    assert_eq!((answer.status, answer.code().as_str(), answer.sent().as_str()), (429, "rate-limited", "no"));
-    assert_eq!(answer.header("ratelimit-policy"), Some("\"caller-7-3600s\";q=7;w=3600"));
-    assert!(answer.header("ratelimit").unwrap().starts_with("\"caller-7-3600s\";r=0;t="), "{}", answer.head);
-    // The seven took from the rate of all as well; a caller's own refusal took nothing there.
-    let other = |gateway: &Gateway| delete(gateway.listen, TARGET, "canary-token-other-0000");
-    assert_eq!((other(&first).status, other(&second).status), (200, 200));
-    assert!(other(&first).body.contains("the rate of all callers together is 9 in 3600 s"));
-    // A new process finds what the others took.
-    drop(first);
-    let third = start();
-    assert_eq!((rush(&[&third], 3), provider.heads().len()), (0, 9));
+    for server in SERVERS {
+        let (provider, redis) = (Provider::start(), Redis::start_as(server));
+        let callers = held_to("{ max = 7, per_s = 3600 }") + &caller("other", "canary-token-other-0000", "");
+        let start = || redis.gateway(&provider.url(), "rates = [{ max = 9, per_s = 3600 }]", &callers);
+        let (first, second) = (start(), start());
+        assert_eq!(rush(&[&first, &second], 40), 7);
+        let answer = delete(second.listen, TARGET, TOKEN);
+        assert_eq!((answer.status, answer.code().as_str(), answer.sent().as_str()), (429, "rate-limited", "no"));
+        assert_eq!(answer.header("ratelimit-policy"), Some("\"caller-7-3600s\";q=7;w=3600"));
+        assert!(answer.header("ratelimit").unwrap().starts_with("\"caller-7-3600s\";r=0;t="), "{}", answer.head);
+        // The seven took from the rate of all as well; a caller's own refusal took nothing there.
+        let other = |gateway: &Gateway| delete(gateway.listen, TARGET, "canary-token-other-0000");
+        assert_eq!((other(&first).status, other(&second).status), (200, 200));
+        assert!(other(&first).body.contains("the rate of all callers together is 9 in 3600 s"));
+        // A new process finds what the others took.
+        drop(first);
+        let third = start();
+        assert_eq!((rush(&[&third], 3), provider.heads().len()), (0, 9));
+    }
 }
 
 #[test]
@@ -63,15 +68,17 @@ fn a_dry_run_looks_at_shared_rates_and_takes_nothing() {
 
 #[test]
 fn after_a_flush_there_is_one_further_burst_in_all_and_an_unknown_script_is_no_fault() {
-    let (provider, redis) = (Provider::start(), Redis::start());
-    let start = || redis.gateway(&provider.url(), "", &held_to("{ max = 5, per_s = 3600 }"));
-    let (first, second) = (start(), start());
-    assert_eq!(rush(&[&first, &second], 20), 5);
-    redis.ask(&["FLUSHALL"]);
-    redis.ask(&["SCRIPT", "FLUSH"]);
-    assert_eq!(rush(&[&first, &second], 20), 5);
-    assert_eq!(rush(&[&first, &second], 20), 0);
-    assert_eq!(provider.heads().len(), 10);
+    for server in SERVERS {
+        let (provider, redis) = (Provider::start(), Redis::start_as(server));
+        let start = || redis.gateway(&provider.url(), "", &held_to("{ max = 5, per_s = 3600 }"));
+        let (first, second) = (start(), start());
+        assert_eq!(rush(&[&first, &second], 20), 5);
+        redis.ask(&["FLUSHALL"]);
+        redis.ask(&["SCRIPT", "FLUSH"]);
+        assert_eq!(rush(&[&first, &second], 20), 5);
+        assert_eq!(rush(&[&first, &second], 20), 0);
+        assert_eq!(provider.heads().len(), 10);
+    }
 }
 
 /// What is wrong with Redis, and how it ends. Between the two nothing may be sent.
@@ -106,38 +113,44 @@ fn refused_until_it_ends(redis: &mut Redis, name: &str, begin: impl Fn(&mut Redi
 
 #[test]
 fn a_redis_that_is_killed_stopped_or_paused_means_503_and_nothing_sent_until_it_is_back() {
-    let mut redis = Redis::start();
-    refused_until_it_ends(&mut redis, "killed", Redis::kill, Redis::run);
-    refused_until_it_ends(&mut redis, "stopped", |redis| redis.signal("STOP"), |redis| redis.signal("CONT"));
-    let pause = |redis: &mut Redis| drop(redis.ask(&["CLIENT", "PAUSE", "600000", "WRITE"]));
-    refused_until_it_ends(&mut redis, "paused", pause, |redis| drop(redis.ask(&["CLIENT", "UNPAUSE"])));
+    for server in SERVERS {
+        let mut redis = Redis::start_as(server);
+        refused_until_it_ends(&mut redis, "killed", Redis::kill, Redis::run);
+        refused_until_it_ends(&mut redis, "stopped", |redis| redis.signal("STOP"), |redis| redis.signal("CONT"));
+        let pause = |redis: &mut Redis| drop(redis.ask(&["CLIENT", "PAUSE", "600000", "WRITE"]));
+        refused_until_it_ends(&mut redis, "paused", pause, |redis| drop(redis.ask(&["CLIENT", "UNPAUSE"])));
+    }
 }
 
 #[test]
 fn a_redis_that_takes_no_writes_means_503_and_nothing_sent_until_it_does() {
-    let mut redis = Redis::start();
-    let set = |name: &'static str, value: &'static str| {
-        move |redis: &mut Redis| drop(redis.ask(&["CONFIG", "SET", name, value]))
-    };
-    refused_until_it_ends(&mut redis, "full", set("maxmemory", "1"), set("maxmemory", "0"));
-    let follow = |redis: &mut Redis| drop(redis.ask(&["REPLICAOF", "127.0.0.1", "1"]));
-    refused_until_it_ends(&mut redis, "a replica", follow, |redis| drop(redis.ask(&["REPLICAOF", "NO", "ONE"])));
-    let forbid = |redis: &mut Redis| drop(redis.ask(&["ACL", "SETUSER", "default", "-set"]));
-    refused_until_it_ends(&mut redis, "forbidden", forbid, |redis| {
-        drop(redis.ask(&["ACL", "SETUSER", "default", "+set"]))
-    });
+    for server in SERVERS {
+        let mut redis = Redis::start_as(server);
+        let set = |name: &'static str, value: &'static str| {
+            move |redis: &mut Redis| drop(redis.ask(&["CONFIG", "SET", name, value]))
+        };
+        refused_until_it_ends(&mut redis, "full", set("maxmemory", "1"), set("maxmemory", "0"));
+        let follow = |redis: &mut Redis| drop(redis.ask(&["REPLICAOF", "127.0.0.1", "1"]));
+        refused_until_it_ends(&mut redis, "a replica", follow, |redis| drop(redis.ask(&["REPLICAOF", "NO", "ONE"])));
+        let forbid = |redis: &mut Redis| drop(redis.ask(&["ACL", "SETUSER", "default", "-set"]));
+        refused_until_it_ends(&mut redis, "forbidden", forbid, |redis| {
+            drop(redis.ask(&["ACL", "SETUSER", "default", "+set"]))
+        });
+    }
 }
 
 #[test]
 fn a_redis_that_throws_keys_away_when_it_is_full_is_not_used() {
-    let mut redis = Redis::start();
-    let evict = |redis: &mut Redis| {
-        redis.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "100mb"]);
-        redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
-    };
-    refused_until_it_ends(&mut redis, "evicting", evict, |redis| {
-        drop(redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]))
-    });
+    for server in SERVERS {
+        let mut redis = Redis::start_as(server);
+        let evict = |redis: &mut Redis| {
+            redis.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru", "maxmemory", "100mb"]);
+            redis.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+        };
+        refused_until_it_ends(&mut redis, "evicting", evict, |redis| {
+            drop(redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]))
+        });
+    }
 }
 
 #[test]
@@ -165,7 +178,7 @@ fn a_new_password_is_read_from_the_file_when_the_old_one_is_refused() {
 
 #[test]
 fn without_redis_it_starts_refuses_what_has_a_rate_and_nothing_else() {
-    let (provider, mut redis) = (Provider::start(), Redis::prepare(&[]));
+    let (provider, mut redis) = (Provider::start(), Redis::prepare(SERVERS[0], &[]));
     let callers = held_to(FREE) + &caller("free", "canary-token-free-0000", "");
     let gateway = redis.gateway(&provider.url(), "", &callers);
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).code(), "limits-unavailable");
@@ -224,13 +237,69 @@ fn what_asks_the_rates_when_it_stops_is_not_sent() {
     assert_eq!(gateway.of_kind("intent").len(), 0);
 }
 
+/// One thing after the other happens to connections and server, which keeps its data: it syncs each write.
+fn disturb(redis: &mut Redis, how: usize) {
+    match how {
+        0 => drop(redis.ask(&["CLIENT", "KILL", "TYPE", "normal"])),
+        1 => drop(redis.ask(&["SCRIPT", "FLUSH"])),
+        2 => drop(redis.ask(&["CLIENT", "PAUSE", "40", "WRITE"])),
+        3 => {
+            redis.signal("STOP");
+            thread::sleep(Duration::from_millis(40));
+            redis.signal("CONT");
+        }
+        _ => {
+            redis.kill();
+            redis.run();
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_to_a_redis_that_keeps_its_data_no_more_passes_than_the_rate_says() {
+    const MOST: usize = 60;
+    let (provider, mut random) = (Provider::start(), Random::new());
+    let mut redis = Redis::prepare(SERVERS[0], &["--appendonly", "yes", "--appendfsync", "always"]);
+    redis.run();
+    let start = || redis.gateway(&provider.url(), "timeout_ms = 30", &held_to("{ max = 60, per_s = 86400 }"));
+    let gateways = [start(), start()];
+    let (passed, refused, unsure) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (to, counts, ended) = (gateways[number % 2].listen, [&passed, &refused, &unsure], &ended);
+            scope.spawn(move || {
+                while !ended.load(Ordering::SeqCst) {
+                    let answer = delete(to, &format!("/sess1/groups/{number}@g.us/picture"), TOKEN);
+                    let code = if answer.status == 200 { String::new() } else { answer.code() };
+                    let index = ["", "rate-limited", "limits-unavailable"].iter().position(|known| *known == code);
+                    counts[index.unwrap_or_else(|| panic!("{answer:?}"))].fetch_add(1, Ordering::SeqCst);
+                    thread::sleep(Duration::from_millis(5));
+                }
+            });
+        }
+        for round in 0..count(600) {
+            // Each once, then by chance.
+            disturb(&mut redis, if round < 5 { round } else { random.below(5) });
+            thread::sleep(Duration::from_millis(20));
+        }
+        eventually("the rate is used up", || refused.load(Ordering::SeqCst) > 0);
+        ended.store(true, Ordering::SeqCst);
+    });
+    let (passed, unsure) = (passed.into_inner(), unsure.into_inner());
+    println!("passed {passed}, refused {}, unsure {unsure}", refused.into_inner());
+    assert!(passed <= MOST, "{passed} passed");
+    assert_eq!(provider.heads().len(), passed);
+    assert!(unsure > 0, "nothing went wrong, so nothing was tried out");
+}
+
 #[test]
 fn redis_is_spoken_to_over_tls_that_is_verified() {
     let provider = Provider::start();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
     let names = ["--tls-cert-file", "tls.pem", "--tls-key-file", "tls.key", "--tls-auth-clients", "no"];
-    let mut redis = Redis::prepare(&[&["--tls-port", port.as_str()], names.as_slice()].concat());
+    let mut redis = Redis::prepare(SERVERS[0], &[&["--tls-port", port.as_str()], names.as_slice()].concat());
     std::fs::write(redis.folder.path().join("tls.pem"), made.cert.pem()).unwrap();
     std::fs::write(redis.folder.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
     redis.run();

@@ -173,7 +173,7 @@ impl Link {
     }
 
     async fn try_out(&mut self, config: &config::Redis) -> Result<(), Unsure> {
-        keeps_what_it_has(&self.query::<String>(redis::cmd("INFO").arg("memory")).await)?;
+        is_fit(&self.query::<String>(&redis::cmd("INFO")).await)?;
         self.hash = self.query(redis::cmd("SCRIPT").arg("LOAD").arg(&self.script)).await?;
         let terms = Terms::new("trial", "", Rate { max: 1_000_000, per_s: 1 });
         let trial = Call::new(Mode::Take, &[format!("{{{}}}:trial", config.prefix)], &[terms]);
@@ -196,8 +196,9 @@ impl Link {
     }
 }
 
-/// Refuses a server that throws keys away when its memory is full: rates would begin anew, and nobody would notice.
-fn keeps_what_it_has(info: &Result<String, RedisError>) -> Result<(), Unsure> {
+/// Refuses a server that is too old, or that throws keys away when its memory is full: rates would begin anew, and nobody
+/// would notice.
+fn is_fit(info: &Result<String, RedisError>) -> Result<(), Unsure> {
     let info = match info {
         Ok(info) => info,
         Err(error) if error.code() == Some("NOPERM") => {
@@ -207,6 +208,11 @@ fn keeps_what_it_has(info: &Result<String, RedisError>) -> Result<(), Unsure> {
         Err(error) => return Err(error.clone().into()),
     };
     let of = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    // Valkey names the version of Redis that it is compatible with.
+    let version = of("redis_version:").unwrap_or("6");
+    if version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 6) {
+        return Err(Unsure::set_up(format!("its version is {version}; the rates need Redis or Valkey 6 or newer")));
+    }
     match (of("maxmemory:"), of("maxmemory_policy:")) {
         (None | Some("0"), _) | (_, None | Some("noeviction")) => Ok(()),
         (Some(_), Some(policy)) => Err(Unsure::set_up(format!(
@@ -262,10 +268,13 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_throws_keys_away_is_refused() {
-        let of = |limit: &str, policy: &str| {
-            keeps_what_it_has(&Ok(format!("# Memory\r\nmaxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n")))
+    fn a_server_that_is_too_old_or_throws_keys_away_is_refused() {
+        let info = |version: &str, limit: &str, policy: &str| {
+            is_fit(&Ok(format!("redis_version:{version}\r\nmaxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n")))
         };
+        let of = |limit: &str, policy: &str| info("7.0.15", limit, policy);
+        assert!(info("5.0.14", "0", "noeviction").unwrap_err().what.contains("6 or newer"));
+        assert!(info("6.0.0", "0", "noeviction").is_ok() && info("10.0", "0", "noeviction").is_ok());
         assert!(of("0", "allkeys-lru").is_ok() && of("1000000", "noeviction").is_ok());
         for policy in ["allkeys-lru", "volatile-ttl", "volatile-lru", "allkeys-random"] {
             assert!(of("1000000", policy).unwrap_err().what.contains("noeviction"), "{policy}");

@@ -21,16 +21,22 @@ struct Server {
     folder: tempfile::TempDir,
 }
 
+const VALKEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/.work/valkey-server");
+
 impl Server {
     fn start() -> Self {
+        Self::start_as("redis-server")
+    }
+
+    fn start_as(server: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let child = Command::new("redis-server")
+        let child = Command::new(server)
             .args(["--port", "0", "--save", "", "--unixsocket"])
             .arg(folder.path().join("socket"))
             .current_dir(folder.path())
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server (tests/setup.sh installs it)");
+            .expect("tests/setup.sh installs the servers");
         Self { child, folder }
     }
 
@@ -110,12 +116,14 @@ fn both_decide_the_same(to: &mut Connection, own: &[Rate], all: &[Rate], steps: 
 
 #[test]
 fn redis_and_the_process_decide_the_same_whatever_is_asked_when() {
-    let server = Server::start();
-    let connection = std::cell::RefCell::new(server.connect());
-    let few = ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() };
-    proptest!(few, |(own in rates(20), all in rates(86_400), steps in steps())| {
-        both_decide_the_same(&mut connection.borrow_mut(), &own, &all, &steps);
-    });
+    for server in ["redis-server", VALKEY] {
+        let server = Server::start_as(server);
+        let connection = std::cell::RefCell::new(server.connect());
+        let few = ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() };
+        proptest!(few, |(own in rates(20), all in rates(86_400), steps in steps())| {
+            both_decide_the_same(&mut connection.borrow_mut(), &own, &all, &steps);
+        });
+    }
 }
 
 #[test]
