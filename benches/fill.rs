@@ -111,8 +111,9 @@ async fn main() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     println!(
-        "{recorded} entries in {seconds:.1} s; CPU an entry: writer {:.2} us, follower {:.2} us",
+        "{recorded} entries in {seconds:.1} s; CPU an entry: writer {:.2} us, sync {:.2} us, follower {:.2} us",
         seconds_of("ledger") / recorded * 1e6,
+        seconds_of("sync") / recorded * 1e6,
         seconds_of("follower") / recorded * 1e6
     );
     ledger.close().await;

@@ -43,6 +43,8 @@ pub enum Refused {
         /// Seconds, at least 1.
         retry_after_s: u64,
     },
+    /// The provider asked to be left alone; whole seconds until that is over.
+    UpstreamBackoff(u64),
     /// The ledger does not admit it, or would not.
     NotAdmitted(NotAdmitted),
     /// The ledger takes no entries.

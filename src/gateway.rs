@@ -243,7 +243,7 @@ impl Gateway {
         }
         let caller = authenticate::authenticate(accepted, &live.identity, &self.failed, trace)?;
         let permit = authorize::authorize(caller, &live.policy, &live.budgets, &self.ledger.freezes(), trace)?;
-        limit::limit(permit, &live.rates, &self.slots)
+        limit::limit(permit, self.upstream.held_back(), &live.rates, &self.slots)
     }
 
     /// The stages that act. Runs to its end whatever the caller does.

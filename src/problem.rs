@@ -48,6 +48,8 @@ pub enum Retry {
     Unsaid,
     /// After exactly this many seconds.
     After(u64),
+    /// After this many seconds, and up to a quarter more, so that not all come back at once.
+    Around(u64),
     /// Soon, spread over a few seconds.
     Soon,
 }
@@ -117,6 +119,10 @@ impl Problem {
         match self.retry {
             Retry::Unsaid => {}
             Retry::After(seconds) => drop(headers.insert(RETRY_AFTER, seconds.into())),
+            Retry::Around(seconds) => {
+                let spread = id.spread() % (seconds / 4).max(RETRY_SPREAD_S);
+                headers.insert(RETRY_AFTER, (seconds + spread).into());
+            }
             Retry::Soon => drop(headers.insert(RETRY_AFTER, (RETRY_BASE_S + id.spread() % RETRY_SPREAD_S).into())),
         }
         if self.status == StatusCode::UNAUTHORIZED {
@@ -201,6 +207,15 @@ impl From<&Refused> for Problem {
                     "rate-limited",
                     "Too many requests",
                     format!("{whose}; try again in {retry_after_s} s"),
+                )
+            },
+            Refused::UpstreamBackoff(seconds) => Self {
+                retry: Retry::Around(*seconds),
+                ..Self::refused(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    "upstream-backoff",
+                    "The provider asked to wait",
+                    format!("the provider asked to be left alone for {seconds} s more; nothing was sent"),
                 )
             },
             Refused::NotAdmitted(reason) => Self::from(reason),

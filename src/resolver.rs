@@ -63,7 +63,7 @@ impl Resolver {
     /// What is to be looked at now. Without a key it cannot be seen, and without room it cannot be recorded: neither
     /// counts as an attempt.
     async fn due(&self) -> Option<Unresolved> {
-        if !self.upstream.has_key() || self.ledger.health() != Health::Writable {
+        if !self.upstream.has_key() || self.upstream.held_back().is_some() || self.ledger.health() != Health::Writable {
             return None;
         }
         self.ledger.unresolved(Timestamp::now().before(self.config.delay)).await

@@ -4,6 +4,7 @@
 //! total deadline, and connections that are dropped before the server would.
 
 mod answer;
+mod backoff;
 mod picture;
 mod resolver;
 
@@ -17,6 +18,7 @@ use crate::failpoint;
 use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
+use backoff::Backoff;
 use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use std::path::{Path, PathBuf};
@@ -44,6 +46,7 @@ pub struct Upstream {
     timeout: Duration,
     confirm: Confirm,
     key_refused: AtomicBool,
+    backoff: Backoff,
     unreachable: AtomicBool,
 }
 
@@ -143,6 +146,7 @@ impl Upstream {
             timeout: config.timeout,
             confirm: config.confirm,
             key_refused: AtomicBool::new(false),
+            backoff: Backoff::new(),
             unreachable: AtomicBool::new(false),
         })
     }
@@ -184,7 +188,16 @@ impl Upstream {
         if self.unreachable.load(Ordering::Relaxed) {
             reasons.push("upstream-unreachable");
         }
+        if self.held_back().is_some() {
+            reasons.push("upstream-backoff");
+        }
         reasons
+    }
+
+    /// For how many seconds more the provider asked to be left alone; `None`: it did not, or that is over.
+    #[must_use]
+    pub fn held_back(&self) -> Option<u64> {
+        self.backoff.left(moment())
     }
 
     /// Builds the request and checks that its URL is, byte for byte, the one that was meant.
@@ -243,7 +256,12 @@ impl Upstream {
                 self.key_refused.store(false, Ordering::Relaxed);
                 self.unreachable.store(false, Ordering::Relaxed);
             }
-            Err(_) => self.unreachable.store(false, Ordering::Relaxed),
+            Err(failed) => {
+                if let Failed::UpstreamRefused { status: 429, retry_after_s, .. } = failed {
+                    self.backoff.begin(moment(), *retry_after_s);
+                }
+                self.unreachable.store(false, Ordering::Relaxed);
+            }
         }
         result
     }

@@ -21,12 +21,20 @@ pub struct Limiting {
     asked: Asked,
 }
 
-/// Asks for a slot, then the rates. A dry run takes neither.
+/// Asks whether the provider wants to be left alone, then for a slot, then the rates. A dry run takes neither.
 ///
 /// # Errors
-/// 503 without a slot.
-pub fn limit(permit: Permit, rates: &Rates, slots: &Arc<Semaphore>) -> Result<Limiting, Refused> {
+/// 429 while the provider wants to be left alone, 503 without a slot.
+pub fn limit(
+    permit: Permit,
+    held_back: Option<u64>,
+    rates: &Rates,
+    slots: &Arc<Semaphore>,
+) -> Result<Limiting, Refused> {
     failpoint::hit("limit");
+    if let Some(seconds) = held_back {
+        return Err(Refused::UpstreamBackoff(seconds));
+    }
     let (mode, slot) = if permit.is_dry_run() {
         (Mode::Look, None)
     } else {

@@ -62,7 +62,6 @@ fn what_the_provider_says_is_told_truly() {
         (Reply::Json(400, "{\"message\":\"no such id\"}"), 400, "upstream-refused", "yes", "refused"),
         (Reply::Json(403, "{}"), 403, "upstream-refused", "yes", "refused"),
         (Reply::Json(404, "{}"), 404, "upstream-refused", "yes", "refused"),
-        (Reply::Json(429, "{}"), 429, "upstream-refused", "yes", "refused"),
         (Reply::Json(401, "{}"), 502, "upstream-credentials-refused", "yes", "refused"),
         (Reply::Json(500, "{}"), 500, "upstream-failed", "unknown", "unknown"),
         (Reply::Json(503, "{}"), 502, "upstream-failed", "unknown", "unknown"),
@@ -93,6 +92,8 @@ fn what_the_provider_says_is_told_truly() {
         (cut("HTTP/1.1 200 OK\r\ncontent-le"), 504, "outcome-unknown", "unknown", "unknown"),
         (cut("HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n{\"succ"), 504, "outcome-unknown", "unknown", "unknown"),
         (raw(early), 200, "", "", "deleted"),
+        // The last one: from then on the provider is left alone.
+        (Reply::Json(429, "{}"), 429, "upstream-refused", "yes", "refused"),
     ] {
         let before = provider.heads().len();
         provider.next(reply);
@@ -109,13 +110,28 @@ fn what_the_provider_says_is_told_truly() {
 }
 
 #[test]
-fn a_refusal_of_the_provider_carries_its_words_and_its_patience() {
+fn a_provider_that_asks_to_wait_is_left_alone_by_everybody_and_nothing_is_sent_again_by_itself() {
     let provider = Provider::start();
-    let gateway = Gateway::start(&provider.url());
-    provider.next(raw("HTTP/1.1 429 X\r\nretry-after: 7\r\ncontent-length: 24\r\n\r\n{\"message\":\"slow\\ndown\"}"));
+    let callers = caller("moderation", TOKEN, "") + &caller("other", "canary-token-other-000", "");
+    let gateway = Gateway::with(&configuration(&provider.url(), &[], &callers));
+    provider.next(raw("HTTP/1.1 429 X\r\nretry-after: 2\r\ncontent-length: 24\r\n\r\n{\"message\":\"slow\\ndown\"}"));
     let answer = delete(gateway.listen, TARGET, TOKEN);
-    assert_eq!((answer.status, answer.header("retry-after")), (429, Some("7")));
+    assert_eq!(
+        (answer.status, answer.code(), answer.header("retry-after")),
+        (429, "upstream-refused".into(), Some("2"))
+    );
     assert_eq!((&answer.json()["message"], &answer.json()["success"]), (&"slowdown".into(), &false.into()));
+    for (target, token) in [(TARGET.to_owned(), "canary-token-other-000"), (format!("/dry-run{TARGET}"), TOKEN)] {
+        let held_back = delete(gateway.listen, &target, token);
+        let said = (held_back.status, held_back.code(), held_back.sent());
+        assert_eq!(said, (429, "upstream-backoff".into(), "no".into()), "{target}");
+        let after: u64 = held_back.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=6).contains(&after), "{after}");
+    }
+    assert!(get(gateway.ops, "/readyz").body.contains("upstream-backoff"));
+    assert_eq!((provider.heads().len(), gateway.of_kind("intent").len()), (1, 1));
+    eventually("it is over", || delete(gateway.listen, TARGET, TOKEN).status == 200);
+    assert_eq!(provider.heads().len(), 2);
 }
 
 #[test]

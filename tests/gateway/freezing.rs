@@ -145,11 +145,21 @@ fn an_intent_that_was_recorded_before_a_freeze_and_not_sent_is_never_sent() {
     assert_eq!(provider.bytes(), 0);
 }
 
+/// Ends the clients when the test ends, however it does.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Freezes in `pull` while clients call; nothing may reach the provider once that has returned.
 fn under_load(staffed_by: &str, provider: &Provider, pull: impl Fn(&Gateway), release: impl Fn(&Gateway)) {
     let gateway = Gateway::with(staffed_by);
     let (ended, passed, stopped) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        let _ending = Ending(&ended);
         for client in 0..8 {
             let (gateway, ended, passed, stopped) = (&gateway, &ended, &passed, &stopped);
             scope.spawn(move || {
@@ -175,7 +185,6 @@ fn under_load(staffed_by: &str, provider: &Provider, pull: impl Fn(&Gateway), re
             assert_eq!(provider.heads().len(), sent, "nothing was sent after the freeze had returned");
             release(&gateway);
         }
-        ended.store(true, Ordering::SeqCst);
     });
     let outcomes = gateway.of_kind("outcome");
     assert_eq!(gateway.of_kind("intent").len(), outcomes.len());
