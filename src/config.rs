@@ -213,7 +213,7 @@ fn read(root: &mut Section) -> Config {
         listen: Listen::read(root.table_or_empty("listen")),
         ops,
         upstream: Upstream::read(root.table_or_empty("upstream")),
-        ledger: Ledger::read(root.table_or_empty("ledger")),
+        ledger: Ledger::read(root.table_or_empty("ledger"), &callers),
         resolver: Resolver::read(root.table_or_empty("resolver")),
         reload: Reload::read(root.table_or_empty("reload")),
         limits,

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod entry;
 pub mod freeze;
 pub mod glance;
+pub mod prune;
 pub mod receipt;
 pub mod search;
 pub mod sqlite;
@@ -242,6 +243,14 @@ pub trait Reader {
     /// # Errors
     /// In words, when the store cannot be read.
     fn length(&self) -> Result<u64, OpenError>;
+
+    /// Where the log begins, if not at 0: earlier entries were pruned, and are not read.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read, or no entry says so.
+    fn pruned(&self) -> Result<Option<prune::Pruned>, OpenError> {
+        Ok(None)
+    }
 
     /// Up to 10,000 entries with sequence numbers in `from..until`, ascending.
     ///

@@ -2,6 +2,7 @@
 
 mod api;
 mod connection;
+pub mod control;
 mod guard;
 mod hurried;
 mod listener;

@@ -29,6 +29,8 @@ mod full;
 mod injected;
 #[path = "gateway/mutated.rs"]
 mod mutated;
+#[path = "gateway/old.rs"]
+mod old;
 #[path = "gateway/operators.rs"]
 mod operators;
 #[path = "gateway/panics.rs"]
@@ -47,6 +49,8 @@ mod provider;
 mod proving;
 #[path = "gateway/proxied.rs"]
 mod proxied;
+#[path = "gateway/prune.rs"]
+mod prune;
 #[path = "gateway/record.rs"]
 mod record;
 #[path = "gateway/redis.rs"]

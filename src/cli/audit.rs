@@ -4,6 +4,7 @@ mod backup;
 mod checkpoint;
 mod export;
 mod prove;
+mod prune;
 mod reindex;
 mod restore;
 mod search;
@@ -60,6 +61,8 @@ pub(super) enum Command {
     Checkpoint(checkpoint::Options),
     /// A request's entries with receipts that verify offline
     Prove(prove::Options),
+    /// Remove old entries and keep their hashes; beside a running gateway or without one
+    Prune(prune::Options),
     /// Build the search data anew; no process may be serving this ledger
     Reindex(reindex::Options),
 }
@@ -143,6 +146,7 @@ pub(super) fn run(command: &Command) -> Exit {
         Command::Verify(options) => verify::run(options),
         Command::Checkpoint(options) => with_ledger(&options.common, |ledger| checkpoint::run(options, ledger)),
         Command::Prove(options) => writing(&options.common, Some(&options.out), |ledger| prove::run(options, ledger)),
+        Command::Prune(options) => prune::run(options),
         Command::Reindex(options) => reindex::run(options),
     }
 }

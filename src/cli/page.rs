@@ -91,6 +91,13 @@ impl Progress {
     }
 }
 
+/// Says how far something is, if stderr is a terminal.
+pub(super) fn progress(text: &str) {
+    if std::io::stderr().is_terminal() {
+        complain(text);
+    }
+}
+
 /// A table for people.
 pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Table {
     let mut table = Table::new();

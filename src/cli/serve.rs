@@ -12,6 +12,7 @@ use crate::ledger::Ledger;
 use crate::ledger::sqlite::{Sqlite, SqliteReader};
 use crate::rate::Store;
 use crate::resolver::Resolver;
+use crate::server::control::{Control, Reach};
 use crate::server::{Certificate, Listener, Published, serve_callers, serve_ops};
 use crate::telemetry::{Metrics, start_logging};
 use crate::upstream::Upstream;
@@ -90,7 +91,7 @@ async fn bind(
     })
 }
 
-fn ledger(config: &config::Ledger, metrics: &Metrics) -> Result<Arc<dyn Ledger>, Exit> {
+fn ledger(config: &config::Ledger, metrics: &Metrics) -> Result<(Arc<Sqlite>, Control), Exit> {
     let (ledger, recovered) = Sqlite::open(config, metrics.clone()).map_err(|error| page::ledger(&error))?;
     if recovered.unknown > 0 {
         tracing::warn!(
@@ -98,7 +99,12 @@ fn ledger(config: &config::Ledger, metrics: &Metrics) -> Result<Arc<dyn Ledger>,
             "intents of an earlier process had no outcome: they are unknown now"
         );
     }
-    Ok(Arc::new(ledger))
+    // Bound by who holds the lock, and nobody else.
+    let control = Control::bind(&config.path).map_err(|error| {
+        page::complain(format_args!("{}: control.sock cannot be made: {error}", config.path.display()));
+        Exit::Unavailable
+    })?;
+    Ok((Arc::new(ledger), control))
 }
 
 /// The log for the operators' port: each request reads the ledger on its own, beside the writer.
@@ -154,7 +160,8 @@ async fn serve(
     let ops = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some());
     let (ops_listener, ops) = ports.spawn_on(ops, ops_runtime).await.unwrap_or(Err(Exit::Unavailable))?;
     let (metrics, registry) = Metrics::new();
-    let ledger = ledger(&config.ledger, &metrics)?;
+    let (prunable, control) = ledger(&config.ledger, &metrics)?;
+    let ledger: Arc<dyn Ledger> = Arc::<Sqlite>::clone(&prunable);
     let upstream = Arc::new(upstream);
     let resolver = Resolver::new(config.resolver, Arc::clone(&ledger), Arc::clone(&upstream), metrics.clone());
     let store = Store::new(&config.limits, metrics.clone()).map_err(usage)?;
@@ -169,6 +176,9 @@ async fn serve(
     let log = published(&config.ledger, Arc::clone(&operators));
     let serving = serve_ops(ops_listener, ops_tls.clone(), Arc::clone(&gateway), registry, log, stop_ops.clone());
     ports.spawn_on(serving, ops_runtime);
+    let stop_control = CancellationToken::new();
+    let reached = Reach { store: prunable, gateway: Arc::clone(&gateway) };
+    let controlled = ports.spawn(control.run(reached, stop_control.clone()));
     let resolving = ports.spawn(resolver.run(stop.clone()));
     let shared = (Arc::clone(&gateway), operators);
     let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
@@ -186,6 +196,9 @@ async fn serve(
     let ended = futures_util::future::join(accepting, resolving);
     let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
     gateway.flush_refusals();
+    // Before the lock goes: the socket of the next process must stay.
+    stop_control.cancel();
+    let _ = controlled.await;
     ledger.close().await;
     stop_ops.cancel();
     tracing::info!("stopped");

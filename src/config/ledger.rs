@@ -1,9 +1,13 @@
 //! `[ledger]`, the one section that the reading commands need.
 
+use super::Caller;
 use super::file;
 use super::section::Section;
 use crate::id::Origin;
 use std::path::PathBuf;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Where the ledger is, and what signs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,10 +22,16 @@ pub struct Ledger {
     pub signing_key_file: Option<PathBuf>,
     /// Where the newest checkpoint is copied to: a file on another disk.
     pub checkpoint_copy: Option<PathBuf>,
+    /// How long entries are kept at least; `None` keeps them all.
+    pub retention: Option<Duration>,
+    /// The longest window of any caller's budget.
+    pub longest_budget: Duration,
 }
 
 impl Ledger {
-    pub(super) fn read(mut section: Section) -> Self {
+    /// `callers` are those whose budgets are counted from its entries.
+    pub(super) fn read(mut section: Section, callers: &[Caller]) -> Self {
+        let windows = callers.iter().flat_map(|caller| &caller.budgets).map(|budget| budget.per_s);
         section.one_of("kind", &[("sqlite", ())]);
         let ledger = Self {
             path: section.required_path("path").unwrap_or_default(),
@@ -29,6 +39,10 @@ impl Ledger {
             origin: section.parsed_if_there("origin", |text| Origin::parse(text).map_err(|fault| fault.to_string())),
             signing_key_file: section.path("signing_key_file"),
             checkpoint_copy: section.path("checkpoint_copy"),
+            retention: section
+                .number_if_there("retention_days", 1, 36_500)
+                .map(|days| DAY * u32::try_from(days).unwrap_or(u32::MAX)),
+            longest_budget: Duration::from_secs(windows.max().unwrap_or(0).into()),
         };
         if ledger.checkpoint_copy.as_deref().is_some_and(|copy| file::is_within(&ledger.path, copy)) {
             let what = "is in ledger.path: whoever takes or changes that folder has the copy, too; name a file elsewhere, \

@@ -162,6 +162,15 @@ impl Section {
         }
     }
 
+    /// The same for a number that may be missing.
+    pub(super) fn number_if_there(&mut self, name: &'static str, least: u64, most: u64) -> Option<u64> {
+        if self.rest.contains_key(name) {
+            return Some(self.number(name, least, most));
+        }
+        self.known.push(name);
+        None
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, name: &'static str) -> bool {
         let Some(value) = self.take(name) else { return false };

@@ -206,6 +206,16 @@ pub enum Body {
         recovered: u64,
     },
     Stop {},
+    /// Entries before `first` were removed, all older than `before`; the root over them stays. So many of their intents
+    /// and `unknown` outcomes have what came of them among the kept entries.
+    Prune {
+        before: Timestamp,
+        first: u64,
+        root: String,
+        carried_outcomes: u64,
+        carried_resolutions: u64,
+        by: String,
+    },
     /// A known loss.
     Gap {
         reason: &'static str,

@@ -8,6 +8,8 @@ mod folder;
 mod follower;
 mod index;
 mod op;
+mod prune;
+mod pruner;
 mod recover;
 mod reindex;
 mod restore;
@@ -28,6 +30,7 @@ use super::admission::{Answered, Asked, Question};
 use super::checkpoint::note::VerifyingKey;
 use super::entry::{Body, Encoded, Outcome, Resolution};
 use super::freeze::{Covers, Freeze, Freezes};
+use super::prune::{Order, Prune, Stage};
 use super::{Abandoned, Answer, Health, Intended, Ledger, NotRecorded, OpenError, Recorded, Unresolved};
 use crate::clock::Timestamp;
 use crate::config;
@@ -36,6 +39,8 @@ use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
 use follower::Progress;
 use op::{Concluding, Op, Reading, Receipt};
+use pruner::Pruner;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
@@ -56,6 +61,12 @@ pub fn key_at_hand(config: &config::Ledger) -> Result<VerifyingKey, OpenError> {
     sealing::signing_key(config, true).map(|key| key.verifying_key())
 }
 
+/// The process that holds a ledger's lock, or held it last, as far as it is known.
+#[must_use]
+pub fn holder(path: &Path) -> Option<u32> {
+    std::fs::read_to_string(path.join("lock")).ok()?.trim().parse().ok()
+}
+
 /// How many notes may wait; more are counted instead.
 const NOTES_AT_MOST: usize = 1024;
 
@@ -67,6 +78,7 @@ pub struct Sqlite {
     health: watch::Receiver<Health>,
     progress: Arc<Progress>,
     freezes: Arc<ArcSwap<Freezes>>,
+    pruner: Pruner,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -106,7 +118,9 @@ impl Sqlite {
             .name("ledger".into())
             .spawn(move || writer.run())
             .map_err(|e| OpenError::Unusable(format!("the ledger's thread cannot be started: {e}")))?;
-        Ok((Self { ops, notes, health, progress, freezes, thread: Mutex::new(Some(thread)) }, recovered))
+        let pruner = Pruner::new(config, Arc::downgrade(&ops), Arc::clone(&progress));
+        pruner.resume()?;
+        Ok((Self { ops, notes, health, progress, freezes, pruner, thread: Mutex::new(Some(thread)) }, recovered))
     }
 }
 
@@ -116,6 +130,16 @@ impl Sqlite {
         let (answer, wait) = oneshot::channel();
         let asked = op(answer).is_ok_and(|op| self.ops.0.send(op).is_ok());
         Box::pin(async move { if asked { wait.await.unwrap_or(Err(NotRecorded)) } else { Err(NotRecorded) } })
+    }
+}
+
+impl Prune for Sqlite {
+    fn prune(&self, order: Order) -> Result<(), Stage> {
+        self.pruner.start(Some(order))
+    }
+
+    fn pruning(&self) -> Stage {
+        self.pruner.stage()
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! Pure over what reads a ledger. What is found is the first bad entry by number, in words.
 
-mod order;
+pub(super) mod order;
 mod standing;
 
 use super::checkpoint::Checkpoint;
 use super::checkpoint::note::VerifyingKey;
+use super::prune::Pruned;
 use super::tree::proof::{Prover, includes};
 use super::tree::tile::{TILE_WIDTH, Tile};
-use super::tree::{Hash, Head, TileData, Tree, leaf_hash};
+use super::tree::{Hash, Head, TileData, Tree, empty_root, leaf_hash};
 use super::{OpenError, ProofReader, READ_AT_MOST, Reader};
 use crate::id::{Origin, RequestId};
 use order::Order;
@@ -29,7 +30,7 @@ pub struct Kept {
 pub struct Report {
     /// Which log.
     pub origin: Origin,
-    /// How many entries were read; each is whole, in its place and in its order.
+    /// How many entries the log has; each that was not pruned is whole, in its place and in its order.
     pub entries: u64,
     /// The newest signed head: the entries lead to it. `None`: none is stored.
     pub signed: Option<Head>,
@@ -39,11 +40,28 @@ pub struct Report {
     pub tiles: Option<u64>,
     /// Whether what the store lists as open and unresolved was compared with the entries.
     pub standing: bool,
+    /// What was pruned, as a signed entry says: of it there are hashes alone, and they lead to the signed root.
+    pub pruned: Option<Gone>,
     /// Intents without an outcome: sequence number and request.
     pub open: Vec<(u64, RequestId)>,
 }
 
+/// What was pruned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gone {
+    /// What the log says about it.
+    pub pruned: Pruned,
+    /// Whether each entry's hash is there. Otherwise all that is left are those at the edge, and the root over them.
+    pub hashes: bool,
+}
+
 impl Report {
+    /// How many entries were read.
+    #[must_use]
+    pub fn read(&self) -> u64 {
+        self.entries.saturating_sub(self.pruned.as_ref().map_or(0, |gone| gone.pruned.first))
+    }
+
     /// How many entries came after the newest checkpoint: nothing proves them yet.
     #[must_use]
     pub fn uncovered(&self) -> u64 {
@@ -62,7 +80,8 @@ pub fn verify<L: Reader + ProofReader>(
     kept: Option<&Kept>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, OpenError> {
-    // In this order: what is signed now is there when the length is read.
+    // In this order: what says that entries were pruned is signed, and what is signed now is there when the length is read.
+    let pruned = ledger.pruned()?;
     let note = if ledger.has_tree() { ledger.checkpoint()? } else { None };
     let standing = ledger.standing()?;
     let length = standing.as_ref().map_or_else(|| ledger.length(), |standing| Ok(standing.length))?;
@@ -82,11 +101,16 @@ pub fn verify<L: Reader + ProofReader>(
         built: !ledger.is_being_built()?,
     };
     walk.compare_heads()?;
-    let mut next = 0;
+    let pruned = pruned.map(|pruned| walk.pass(pruned, |done| progress(done, length))).transpose()?;
+    let mut next = walk.tree.size();
     while next < length {
         let until = length.min(next + READ_AT_MOST);
         for (seq, bytes) in ledger.read(next, until)? {
             walk.see(seq, &bytes)?;
+            if pruned.as_ref().is_some_and(|gone| gone.pruned.seq == seq) && walk.order.awaited() > 0 {
+                let words = "says that more became of pruned requests than is there";
+                return Err(OpenError::Damaged(format!("entry {seq} {words}")));
+            }
         }
         if walk.tree.size() != until {
             return Err(walk.missing());
@@ -109,7 +133,7 @@ pub fn verify<L: Reader + ProofReader>(
         return Err(OpenError::Unusable(words.to_owned()));
     }
     let (origin, tiles, standing) = (key.origin().clone(), built.then_some(tiles), standing.is_some());
-    Ok(Report { origin, entries: length, signed, kept, tiles, standing, open: order.open() })
+    Ok(Report { origin, entries: length, signed, kept, tiles, standing, pruned, open: order.open() })
 }
 
 fn open<'a>(note: &str, key: &VerifyingKey, place: &'a str) -> Result<(Head, &'a str), OpenError> {
@@ -134,7 +158,51 @@ struct Walk<'a, L> {
 
 impl<L: Reader + ProofReader> Walk<'_, L> {
     fn missing(&self) -> OpenError {
-        OpenError::Damaged(format!("entry {} is missing", self.tree.size()))
+        let next = self.tree.size();
+        if self.ledger.pruned().is_ok_and(|now| now.is_some_and(|now| now.first > next)) {
+            return OpenError::Unusable("the ledger was pruned while it was verified; try again".to_owned());
+        }
+        OpenError::Damaged(format!("entry {next} is missing"))
+    }
+
+    /// Passes over what was pruned, by the hashes that are left of it. The entry that says so is compared like any other
+    /// when it is reached.
+    fn pass(&mut self, pruned: Pruned, mut progress: impl FnMut(u64)) -> Result<Gone, OpenError> {
+        let nobody = Head { size: 0, root: empty_root() };
+        pruned.signed_by(self.heads.first().map_or(&nobody, |(newest, _)| newest))?;
+        let width = u64::from(TILE_WIDTH);
+        let hashes = Tile::new(0, 0, TILE_WIDTH).is_some_and(|tile| self.ledger.hashes(tile).is_ok());
+        let head = pruned.head().unwrap_or(nobody);
+        if hashes {
+            while self.tree.size() < pruned.first {
+                let Some(row) = Tile::new(0, self.tree.size() / width, TILE_WIDTH) else { break };
+                for hash in self.ledger.hashes(row)? {
+                    for made in self.tree.append(hash) {
+                        self.compare(&made)?;
+                    }
+                    self.compare_heads()?;
+                }
+                self.tiles += 1;
+                progress(self.tree.size());
+            }
+        } else if self.heads.last().is_some_and(|(head, _)| head.size < pruned.first) {
+            let words =
+                "an older checkpoint cannot be compared: the hashes of the pruned entries are not there any more";
+            return Err(OpenError::Unusable(words.to_owned()));
+        } else {
+            self.tree = Tree::open(self.ledger, &head).map_err(|fault| {
+                OpenError::Damaged(format!("the entries before {}, which were pruned: {fault}", head.size))
+            })?;
+        }
+        if self.tree.head() != head {
+            return Err(OpenError::Damaged(format!(
+                "the hashes of the entries before {}, which were pruned, do not lead to the root {} in entry {}: some of \
+                 them were changed",
+                head.size, head.root, pruned.seq
+            )));
+        }
+        self.order = Order::after(&pruned);
+        Ok(Gone { pruned, hashes })
     }
 
     /// Takes in the next entry.

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 const READERS: usize = 4;
 
 const NOT_THERE: &str = "there are checkpoint, tile/<L>/<N>[.p/<W>] and tile/entries/<N>[.p/<W>], as far as the newest \
-    checkpoint covers them";
+    checkpoint covers them, and entries that were not pruned";
 
 /// A ledger that can be read and proved.
 pub trait Log: Reader + ProofReader {}
@@ -118,7 +118,7 @@ fn read(log: &dyn Log, wanted: Wanted) -> Result<Option<Found>, OpenError> {
     let size = checkpoint.map_err(|fault| OpenError::Damaged(fault.to_string()))?.head().size;
     match resource {
         Resource::Tile(tile) if tile.is_covered_by(size) => hashes(log, tile).map(Some),
-        Resource::Bundle(bundle) if bundle.is_covered_by(size) => entries(log, bundle).map(Some),
+        Resource::Bundle(bundle) if bundle.is_covered_by(size) => entries(log, bundle),
         Resource::Tile(_) | Resource::Bundle(_) => Ok(None),
     }
 }
@@ -128,10 +128,14 @@ fn hashes(log: &dyn Log, tile: Tile) -> Result<Found, OpenError> {
     Ok(Found::Immutable(hashes.iter().flat_map(|hash| *hash.as_bytes()).collect()))
 }
 
-fn entries(log: &dyn Log, bundle: Bundle) -> Result<Found, OpenError> {
+/// `None`: it was pruned.
+fn entries(log: &dyn Log, bundle: Bundle) -> Result<Option<Found>, OpenError> {
     let wrong = |what: &str| OpenError::Damaged(format!("{bundle}: {what}"));
     let first = bundle.first().ok_or_else(|| wrong("is above every tree"))?;
     let entries = log.read(first, first.saturating_add(u64::from(bundle.width())))?;
+    if log.pruned()?.is_some_and(|pruned| first < pruned.first) {
+        return Ok(None);
+    }
     if entries.len() != usize::from(bundle.width()) {
         return Err(wrong("the ledger does not have all of its entries"));
     }
@@ -139,7 +143,7 @@ fn entries(log: &dyn Log, bundle: Bundle) -> Result<Found, OpenError> {
     if !entries.iter().all(|(_, entry)| bundle::push(&mut bytes, entry)) {
         return Err(wrong("an entry is too long"));
     }
-    Ok(Found::Immutable(bytes))
+    Ok(Some(Found::Immutable(bytes)))
 }
 
 #[cfg(test)]

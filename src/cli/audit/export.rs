@@ -60,6 +60,9 @@ pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Res
     if let Some(folder) = &options.tiles {
         return tiles::export(folder, ledger);
     }
+    if let Some(pruned) = ledger.pruned()?.filter(|pruned| options.from < pruned.first) {
+        page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
+    }
     match options.format {
         Format::Jsonl => lines(ledger, options.from, whole)?,
         Format::Csv => {

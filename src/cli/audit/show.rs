@@ -3,6 +3,7 @@
 use super::Common;
 use crate::cli::{Exit, page};
 use crate::id::RequestId;
+use crate::ledger::glance::Glance;
 use crate::ledger::search::decode;
 use crate::ledger::{OpenError, Reader};
 
@@ -28,6 +29,13 @@ fn meant(text: &str, ledger: &dyn Reader) -> Result<String, OpenError> {
 
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
     let entries = ledger.request(&meant(&options.request, ledger)?)?;
+    let begun = |(seq, bytes): &(u64, Vec<u8>)| Glance::at(*seq, bytes).is_ok_and(|entry| entry.decision().is_some());
+    if let Some(pruned) = ledger.pruned()?.filter(|_| !entries.iter().any(begun)) {
+        let first = pruned.first;
+        page::complain(format_args!(
+            "entries before {first} were pruned: what this request began with may be among them"
+        ));
+    }
     for (seq, bytes) in &entries {
         let entry = decode(*seq, bytes)?;
         if options.common.json {

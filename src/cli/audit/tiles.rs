@@ -2,7 +2,7 @@
 
 use crate::cli::{Exit, page};
 use crate::ledger::checkpoint::Checkpoint;
-use crate::ledger::tree::tile::Bundle;
+use crate::ledger::tree::tile::{Bundle, TILE_WIDTH, Tile};
 use crate::ledger::tree::{TileData, Tree, bundle, leaf_hash};
 use crate::ledger::{OpenError, ProofReader, READ_AT_MOST, Reader};
 use std::path::Path;
@@ -21,6 +21,17 @@ pub(super) fn export<L: Reader + ProofReader>(folder: &Path, ledger: &L) -> Resu
         return Ok(Exit::Unavailable);
     }
     let (mut tree, mut contents, mut progress) = (Tree::new(), Vec::new(), page::Progress::new());
+    let first = ledger.pruned()?.map_or(0, |pruned| pruned.first);
+    // Of what was pruned there are hashes alone.
+    while tree.size() < first {
+        let tile = Tile::new(0, tree.size() / u64::from(TILE_WIDTH), TILE_WIDTH);
+        for hash in tile.map(|tile| ledger.hashes(tile)).transpose()?.unwrap_or_default() {
+            for data in tree.append(hash) {
+                write(folder, &data.tile.to_string(), &data.bytes)?;
+            }
+        }
+        progress.tick(tree.size(), head.size);
+    }
     while tree.size() < head.size {
         let until = head.size.min(tree.size() + READ_AT_MOST);
         for (seq, bytes) in ledger.read(tree.size(), until)? {
@@ -48,6 +59,9 @@ pub(super) fn export<L: Reader + ProofReader>(folder: &Path, ledger: &L) -> Resu
     }
     write(folder, "checkpoint", note.as_bytes())?;
     page::line(format_args!("{} entries in {}, as the checkpoint there covers them", head.size, folder.display()));
+    if first > 0 {
+        page::line(format_args!("entries before {first} were pruned: of them there are hashes alone"));
+    }
     Ok(Exit::Done)
 }
 

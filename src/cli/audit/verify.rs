@@ -7,7 +7,7 @@ use crate::config::file;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::sqlite::{self, SqliteReader};
 use crate::ledger::tree::Head;
-use crate::ledger::verify::{Kept, Report, verify};
+use crate::ledger::verify::{Gone, Kept, Report, verify};
 use crate::ledger::{OpenError, ProofReader, receipt};
 use std::path::{Path, PathBuf};
 
@@ -175,6 +175,10 @@ fn json(verified: &Verified) -> serde_json::Value {
         "not_yet_covered": report.uncovered(),
         "kept": report.kept.as_ref().map(head),
         "tiles": report.tiles,
+        "pruned": report.pruned.as_ref().map(|gone| serde_json::json!({
+            "first": gone.pruned.first, "seq": gone.pruned.seq, "time": gone.pruned.time, "before": gone.pruned.before,
+            "by": gone.pruned.by, "hashes": gone.hashes,
+        })),
         "open": open.collect::<Vec<_>>(),
         "lists_compared": report.standing,
         "search_data_entries": searchable,
@@ -186,6 +190,24 @@ fn json(verified: &Verified) -> serde_json::Value {
 /// So many entries in so many seconds, where that says anything.
 fn rate(entries: u64, seconds: f64) -> String {
     if seconds < 0.5 { format!("{seconds:.1} s") } else { format!("{seconds:.1} s, {:.0}/s", entries as f64 / seconds) }
+}
+
+/// What was pruned, and what is known of it.
+fn pruned(gone: Option<&Gone>) -> String {
+    let Some(Gone { pruned, hashes }) = gone else { return "nothing".to_owned() };
+    let left = if *hashes {
+        "their hashes lead to the signed root"
+    } else {
+        "of their hashes only the last ones are left, and they lead to the signed root"
+    };
+    format!(
+        "entries 0 to {}, all before {}, were pruned on {} by {} (entry {}); {left}",
+        pruned.first.saturating_sub(1),
+        pruned.before,
+        pruned.time.get(..10).unwrap_or(&pruned.time),
+        pruned.by,
+        pruned.seq
+    )
 }
 
 fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> comfy_table::Table {
@@ -224,9 +246,10 @@ fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> com
     );
     let rows = [
         ("log", report.origin.to_string()),
-        ("entries", format!("{}: whole, in their places, paired; {}", report.entries, rate(report.entries, *seconds))),
+        ("entries", format!("{}: whole, in their places, paired; {}", report.read(), rate(report.read(), *seconds))),
         ("signed", signed),
         ("not yet covered", uncovered),
+        ("pruned", pruned(report.pruned.as_ref())),
         ("tiles", tiles),
         ("kept checkpoint", kept),
         ("key", key),

@@ -3,14 +3,15 @@
 //! Search data are derived and may be behind, broken or absent. They only say where to look: what is
 //! answered is read from the ledger, and without them it is the same answer, more slowly.
 
-use super::database;
 use super::index::compare::Comparison;
 use super::index::posting::{Set, term};
 use super::index::store::{self, Meta, failed};
 use super::tree_store::{self, TreeStore};
+use super::{database, prune};
 use crate::clock::Timestamp;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::glance::{Glance, bare};
+use crate::ledger::prune::Pruned;
 use crate::ledger::search::{End, Filling, Page, Query, Told};
 use crate::ledger::stats::{Open, Span, Sum, Tally, count};
 use crate::ledger::tree::Hash;
@@ -48,24 +49,31 @@ impl SqliteReader {
         Ok(self.tree.get_or_init(|| opened))
     }
 
-    /// Holds the search data against the entries, from the first one to where they reach. `progress` hears how many of
-    /// how many are done. Returns how many they cover; `None`: there are none yet.
+    /// Holds the search data against the entries, from the first one that is kept to where they reach. `progress` hears
+    /// how many of how many are done. Returns how many they cover; `None`: there are none yet.
     ///
     /// # Errors
-    /// [`OpenError::Damaged`] names what they are wrong about.
+    /// [`OpenError::Damaged`] names what they are wrong about; [`OpenError::Unusable`] where a prune came in between.
     pub fn compare_search(&self, mut progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
         let Some((db, meta)) = store::open_to_compare(&self.folder, &self.db)? else { return Ok(None) };
+        let first = meta.base;
         let mut comparison = Comparison::new(&db, meta)?;
         drop(db);
-        let (mut next, until) = (0, comparison.cursor());
+        let (mut next, until) = (first, comparison.cursor());
         while next < until {
             for (seq, bytes) in database::read(&self.db, next, until.min(next + READ_AT_MOST))? {
                 comparison.see(seq, &bytes)?;
             }
             next = until.min(next + READ_AT_MOST);
-            progress(next, until);
+            progress(next - first, until - first);
         }
-        comparison.done().map(|()| Some(until))
+        match comparison.done() {
+            Ok(()) => Ok(Some(until - first)),
+            Err(_) if prune::first(&self.db)? != first => {
+                Err(OpenError::Unusable("the ledger is being pruned; compare the search data again".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks with the search data; without, where there are none or they fail.
@@ -102,8 +110,8 @@ impl SqliteReader {
     }
 
     /// The first entry at or after a time, which never runs backwards in the log.
-    fn first_at(&self, time: Timestamp, length: u64) -> Result<u64, OpenError> {
-        let (mut low, mut high) = (0, length);
+    pub(super) fn first_at(&self, time: Timestamp, length: u64) -> Result<u64, OpenError> {
+        let (mut low, mut high) = (prune::first(&self.db)?, length);
         while low < high {
             let middle = low + (high - low) / 2;
             let bytes = self.entry(middle)?;
@@ -120,7 +128,7 @@ impl SqliteReader {
     fn search_with(&self, query: &Query, found: Option<&Found>) -> Result<Page, OpenError> {
         let length = database::length(&self.db)?;
         let cursor = found.map_or(0, |found| found.meta.cursor);
-        let begin = query.since.map_or(Ok(0), |since| self.first_at(since, length))?;
+        let begin = query.since.map_or_else(|| prune::first(&self.db), |since| self.first_at(since, length))?;
         let end = query.until.map_or(Ok(length), |until| self.first_at(until, length))?;
         let within = begin..query.before.map_or(end, |before| before.min(end));
         let mut filling = Filling::new(query, within.clone());
@@ -195,16 +203,18 @@ impl SqliteReader {
             }
             Ok(begun)
         };
-        let cursor = found.map_or(0, |found| found.meta.cursor);
+        let first = prune::first(&self.db)?;
+        let cursor = found.map_or(first, |found| found.meta.cursor);
         self.backwards(cursor, database::length(&self.db)?, &mut see)?;
         if let Some(found) = found {
             let (width, term) = (found.meta.width, term("request_id", request_id));
-            for segment in (0..cursor / width).rev() {
+            for segment in (first / width..cursor / width).rev() {
                 if begun {
                     break;
                 }
                 let Some(set) = store::posting(&found.db, segment, term).map_err(|e| failed(&e))? else { continue };
-                for seq in set.offsets().rev().map(|offset| segment * width + u64::from(offset)) {
+                let seqs = set.offsets().rev().map(|offset| segment * width + u64::from(offset));
+                for seq in seqs.take_while(|seq| *seq >= first) {
                     let bytes = self.entry(seq)?;
                     let entry = Glance::at(seq, &bytes)?;
                     if &*entry.request_id == request_id {
@@ -221,8 +231,10 @@ impl SqliteReader {
     fn stats_with(&self, span: Span, found: Option<&Found>) -> Result<Vec<Tally>, OpenError> {
         let length = database::length(&self.db)?;
         let mut sum = Sum::default();
-        let (mut open, mut next) = (HashMap::new(), 0);
-        if let Some(found) = found {
+        let first = prune::first(&self.db)?;
+        let (mut open, mut next) = (HashMap::new(), first);
+        // Counts cannot be cut: those that still have what was pruned are of no use.
+        if let Some(found) = found.filter(|found| found.meta.base == first) {
             store::days(&found.db, span.days(), |day, caller, outcome, n| sum.add(day, caller, outcome, n))
                 .map_err(|e| failed(&e))?;
             open = store::open_intents(&found.db).map_err(|e| failed(&e))?;
@@ -248,7 +260,12 @@ impl Reader for SqliteReader {
         database::length(&self.db)
     }
 
+    fn pruned(&self) -> Result<Option<Pruned>, OpenError> {
+        Ok(prune::beginning(&self.db)?.map(|(pruned, _)| pruned))
+    }
+
     fn read(&self, from: u64, until: u64) -> Result<Entries, OpenError> {
+        let from = from.max(prune::first(&self.db)?);
         database::read(&self.db, from, until.min(from.saturating_add(READ_AT_MOST)))
     }
 
@@ -269,7 +286,10 @@ impl Tiles for SqliteReader {
     type Error = OpenError;
 
     fn hashes(&self, tile: Tile) -> Result<Vec<Hash>, OpenError> {
-        self.tree()?.hashes(tile)
+        self.tree().and_then(|tree| tree.hashes(tile)).or_else(|error| {
+            // Of what was pruned, the edge is kept beside the entries, too.
+            prune::beginning(&self.db)?.map_or(Err(error), |(_, edge)| edge.hashes(tile))
+        })
     }
 }
 

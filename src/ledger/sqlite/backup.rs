@@ -7,6 +7,7 @@
 
 use super::database::{self, FILE, Statements, is_full};
 use super::folder;
+use super::prune;
 use super::tree_store::{self, Signed, TreeStore, shown};
 use crate::config::file::is_within;
 use crate::ledger::OpenError;
@@ -71,17 +72,18 @@ pub fn backup(
 ) -> Result<Backup, BackupFault> {
     let ledger = database::open_to_read(folder)?;
     database::known(&ledger, &folder.join(FILE))?;
-    // Read before the entries: what was signed was committed.
+    // Read before the entries, and after where they begin: what was signed was committed, and covers what says so.
+    let first = prune::first(&ledger)?;
     let (signed, warning) = match signed(folder) {
         Ok(signed) => (signed, None),
         Err(error) => (None, Some(error.to_string())),
     };
     let place = Place::take(to, folder)?;
-    let entries = copy(&ledger, &place, signed.as_ref().map(|(signed, _)| signed), &mut progress)?;
+    let end = copy(&ledger, &place, first, signed.as_ref().map(|(signed, _)| signed), &mut progress)?;
     place.sync()?;
     let checkpoint = signed.map(|(_, head)| head);
-    let last_time = verify(&place, entries, checkpoint.as_ref(), &mut progress)?;
-    Ok(Backup { entries, last_time, checkpoint, warning, bytes: place.keep()? })
+    let last_time = verify(&place, first, end, checkpoint.as_ref(), &mut progress)?;
+    Ok(Backup { entries: end - first, last_time, checkpoint, warning, bytes: place.keep()? })
 }
 
 /// What was signed last, by the key that is stored with it.
@@ -214,7 +216,14 @@ struct Piece {
     others: Option<Vec<Table>>,
 }
 
-fn copy(ledger: &Connection, place: &Place, signed: Option<&Signed>, progress: Progress<'_>) -> Result<u64, OpenError> {
+/// Copies the entries from `first` on; returns the number after the last.
+fn copy(
+    ledger: &Connection,
+    place: &Place,
+    first: u64,
+    signed: Option<&Signed>,
+    progress: Progress<'_>,
+) -> Result<u64, OpenError> {
     let unreadable = |e: rusqlite::Error| OpenError::Damaged(format!("the ledger cannot be read: {e}"));
     let schema = database::schema(ledger).map_err(unreadable)?;
     let all = database::length(ledger)?;
@@ -226,13 +235,17 @@ fn copy(ledger: &Connection, place: &Place, signed: Option<&Signed>, progress: P
         .and_then(|()| tree_store::signed_table(&copy))
         .and_then(|()| signed.map_or(Ok(()), |signed| tree_store::put_signed(&copy, &signed.note, &signed.key)))
         .map_err(written)?;
-    let mut next = 0;
+    let pruned = || OpenError::Unusable("the ledger was pruned while it was copied; try again".to_owned());
+    let mut next = first;
     for step in 1_usize.. {
         let piece = read(ledger, next)?;
         let mut statements = Statements::new(&copy).map_err(written)?;
         database::begin(&copy).map_err(written)?;
         for (seq, bytes) in &piece.entries {
             if *seq != next {
+                if prune::first(ledger)? > next {
+                    return Err(pruned());
+                }
                 return Err(OpenError::Damaged(format!("the ledger has no entry {next}")));
             }
             statements.append(*seq, bytes).map_err(written)?;
@@ -242,13 +255,17 @@ fn copy(ledger: &Connection, place: &Place, signed: Option<&Signed>, progress: P
             fill(&copy, table).map_err(written)?;
         }
         database::commit(&copy).map_err(written)?;
-        progress("copied", next, all.max(next));
+        progress("copied", next - first, all.max(next) - first);
         if piece.others.is_some() {
             break;
         }
         if step % SYNC_EVERY == 0 {
             place.sync()?;
         }
+    }
+    // What was copied beside the entries would say that the log begins later than they do.
+    if prune::first(&copy)? != first {
+        return Err(pruned());
     }
     copy.close().map_err(|(_, e)| place.failed(&e))?;
     Ok(next)
@@ -289,7 +306,8 @@ pub(super) fn fill(copy: &Connection, table: &Table) -> rusqlite::Result<()> {
 /// the first ones those that were signed. Returns the last one's time.
 fn verify(
     place: &Place,
-    entries: u64,
+    first: u64,
+    end: u64,
     checkpoint: Option<&Head>,
     progress: Progress<'_>,
 ) -> Result<Option<String>, OpenError> {
@@ -302,21 +320,26 @@ fn verify(
         return Err(wrong(&checked));
     }
     let sql = "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), -1) + 1 FROM entry";
-    let (count, first, end): (i64, i64, i64) =
+    let (count, lowest, beyond): (i64, i64, i64) =
         copy.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).map_err(failed)?;
-    if (count.cast_unsigned(), first, end) != (entries, 0, count) {
-        return Err(wrong(&format!("it has {count} entries from {first} to {end}, and {entries} were copied")));
+    let is = (count.cast_unsigned(), lowest.cast_unsigned(), beyond.cast_unsigned());
+    if end > 0 && is != (end - first, first, end) {
+        let wanted = end - first;
+        return Err(wrong(&format!("it has {count} entries from {lowest} to {beyond}, and {wanted} were copied")));
     }
     if let Some(checkpoint) = checkpoint {
-        compare(&copy, checkpoint, progress)?;
+        compare(&copy, first, checkpoint, progress)?;
     }
     let Some(last) = database::last(&copy).map_err(failed)? else { return Ok(None) };
-    Ok(Some(Glance::at(entries.saturating_sub(1), &last)?.time.to_string()))
+    Ok(Some(Glance::at(end.saturating_sub(1), &last)?.time.to_string()))
 }
 
 /// Whether the first entries have the root that was signed for them.
-fn compare(copy: &Connection, checkpoint: &Head, progress: Progress<'_>) -> Result<(), OpenError> {
-    let mut tree = Tree::new();
+fn compare(copy: &Connection, first: u64, checkpoint: &Head, progress: Progress<'_>) -> Result<(), OpenError> {
+    let mut tree = match prune::beginning(copy)?.filter(|(pruned, _)| pruned.first == first) {
+        None => Tree::new(),
+        Some((pruned, edge)) => pruned.tree(&edge)?,
+    };
     while tree.size() < checkpoint.size {
         let first = tree.size();
         for (_, entry) in database::read(copy, first, checkpoint.size.min(first.saturating_add(STEP)))? {

@@ -25,7 +25,7 @@ pub(super) struct Head {
 
 /// An open transaction.
 pub(super) struct Batch<'a> {
-    db: &'a Connection,
+    pub(super) db: &'a Connection,
     statements: Statements<'a>,
     standing: &'a mut Standing,
     head: Head,

@@ -22,7 +22,7 @@ const APPLICATION: i32 = 0x7767_6c31;
 pub(super) const FILES: [&str; 2] = [FILE, WAL];
 /// `PRAGMA user_version` of our files.
 const VERSION: i32 = 1;
-const BUSY: Duration = Duration::from_secs(1);
+pub(super) const BUSY: Duration = Duration::from_secs(1);
 
 fn unusable(folder: &Path, what: &str, error: &rusqlite::Error) -> OpenError {
     let words = format!("the ledger in {} {what}: {error}", folder.display());
@@ -179,6 +179,7 @@ pub(super) fn tables(db: &Connection) -> rusqlite::Result<()> {
         "CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
          CREATE TABLE IF NOT EXISTS in_flight (seq INTEGER PRIMARY KEY, request_id TEXT NOT NULL) STRICT;",
     )?;
+    super::prune::set_up(db)?;
     super::unresolved::set_up(db)?;
     standing::set_up(db)
 }
@@ -198,18 +199,20 @@ pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
     open().map_err(|e| unusable(folder, "cannot be read", &e))
 }
 
-/// Whether the numbers of the entries begin at 0 and leave room: rows outside are nobody's that we know.
+/// Whether the numbers of the entries begin at 0, or where the log was pruned, and leave room: rows outside are nobody's
+/// that we know. What was pruned may still be on its way out.
 pub(super) fn check_ends(db: &Connection) -> Result<(), OpenError> {
+    let begin = super::prune::first(db)?;
     let ends: rusqlite::Result<(Option<i64>, Option<i64>)> =
         db.query_row("SELECT (SELECT min(seq) FROM entry), (SELECT max(seq) FROM entry)", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         });
     match ends {
         Ok((None, _) | (_, None)) => Ok(()),
-        Ok((Some(0), Some(last))) if last < i64::MAX / 2 => Ok(()),
-        Ok((Some(first), Some(last))) => {
-            Err(OpenError::Damaged(format!("the ledger's entries go from {first} to {last}; they begin at 0")))
-        }
+        Ok((Some(first), Some(last))) if (0..=begin.cast_signed()).contains(&first) && last < i64::MAX / 2 => Ok(()),
+        Ok((Some(first), Some(last))) => Err(OpenError::Damaged(format!(
+            "the ledger's entries go from {first} to {last}; they begin at {begin}, and no entry says that more was pruned"
+        ))),
         Err(e) => Err(OpenError::Damaged(format!("the ledger cannot be read: {e}"))),
     }
 }

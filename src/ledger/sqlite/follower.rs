@@ -32,11 +32,30 @@ pub(super) trait Follow {
     /// In words; it is tried again later.
     fn take(&mut self, first: u64, entries: &[Vec<u8>]) -> Result<(), OpenError>;
 
+    /// Forgets entries before `first`, which were pruned, as far as a short turn allows. They are still there.
+    ///
+    /// # Errors
+    /// In words; it is tried again later.
+    fn forget(&mut self, _first: u64) -> Result<Forgot, OpenError> {
+        Ok(Forgot::All)
+    }
+
     /// Called when nothing waits, at least once a second otherwise too, and once at the end, with `ended`.
     ///
     /// # Errors
     /// In words.
     fn rest(&mut self, ended: bool) -> Result<(), OpenError>;
+}
+
+/// What is left of pruned entries in what is derived from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forgot {
+    /// Nothing.
+    All,
+    /// Something, for the next turn.
+    More,
+    /// Something that a reader keeps.
+    Later,
 }
 
 /// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.
@@ -57,6 +76,9 @@ pub(super) struct Progress {
     /// The length at which the sleeping follower is woken.
     wake_at: AtomicU64,
     ended: AtomicBool,
+    /// Entries before this one are to be forgotten, and are.
+    forget: AtomicU64,
+    forgotten: AtomicU64,
     thread: OnceLock<Thread>,
     troubles: Mutex<BTreeSet<&'static str>>,
 }
@@ -73,6 +95,14 @@ impl Progress {
             self.wake_at.store(u64::MAX, Ordering::SeqCst);
             self.wake();
         }
+    }
+
+    /// Entries before `first` were pruned: they are to be forgotten. Returns whether they are.
+    pub(super) fn forget(&self, first: u64) -> bool {
+        if self.forget.swap(first, Ordering::SeqCst) != first {
+            self.wake();
+        }
+        self.forgotten.load(Ordering::SeqCst) >= first
     }
 
     /// What cannot be derived now.
@@ -186,7 +216,7 @@ impl Follower {
             let length = self.progress.length.load(Ordering::SeqCst);
             // On a full disk what room there is belongs to outcomes.
             let full = *self.health.borrow() == Health::Full;
-            let moved = !full && self.advance(length);
+            let moved = !full && (self.advance(length) | self.forget());
             self.metrics.follower_behind.set(i64::try_from(self.behind(length)).unwrap_or(i64::MAX));
             if ended && since(*last.get_or_insert_with(moment)) >= LAST {
                 self.rest(true);
@@ -233,6 +263,27 @@ impl Follower {
             }
         }
         moved
+    }
+
+    /// Has pruned entries forgotten, a short turn. Returns whether there is more to do at once.
+    fn forget(&mut self) -> bool {
+        let first = self.progress.forget.load(Ordering::SeqCst);
+        if self.progress.forgotten.load(Ordering::SeqCst) >= first {
+            return false;
+        }
+        let (mut all, mut more) = (true, false);
+        for following in &mut self.following {
+            let forgot = if following.is_set_aside() { Ok(Forgot::Later) } else { following.follow.forget(first) };
+            all &= matches!(forgot, Ok(Forgot::All));
+            more |= matches!(forgot, Ok(Forgot::More));
+            if let Err(error) = forgot {
+                following.ended(Call::Rest, Err(error), &self.metrics, &self.progress);
+            }
+        }
+        if all {
+            self.progress.forgotten.store(first, Ordering::SeqCst);
+        }
+        more
     }
 
     /// Committed entries, each in its place: over a hole nothing is signed.

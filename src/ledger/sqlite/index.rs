@@ -5,11 +5,12 @@
 //! came later (an outcome, a resolution) is found from the first entry through `ending`.
 
 pub(super) mod compare;
+mod forget;
 pub(super) mod posting;
 pub(super) mod store;
 
 use super::database;
-use super::follower::Follow;
+use super::follower::{Follow, Forgot};
 use crate::ledger::OpenError;
 use crate::ledger::glance::Glance;
 use crate::ledger::stats::{Open, count};
@@ -91,6 +92,12 @@ impl Follow for Index {
         taken
     }
 
+    fn forget(&mut self, first: u64) -> Result<Forgot, OpenError> {
+        // What waits is read again: it may be about intents that are gone.
+        self.filling = None;
+        forget::before(&self.folder, self.width, first)
+    }
+
     fn rest(&mut self, _ended: bool) -> Result<(), OpenError> {
         if self.filling.is_some() { Ok(()) } else { self.open() }
     }
@@ -103,7 +110,7 @@ impl Filling {
         let entry = Glance::at(seq, bytes).map_err(|e| OpenError::Unusable(e.to_string()))?;
         self.waiting.see(seq, &entry, self.meta.width, &mut self.open);
         self.next += 1;
-        if seq == 0 {
+        if seq == self.meta.base {
             self.meta.first = store::hash(bytes);
         }
         if self.next.is_multiple_of(self.meta.width) {
@@ -238,8 +245,8 @@ mod fill {
     }
 
     pub(super) fn meta(db: &Connection, meta: &Meta) -> rusqlite::Result<()> {
-        let mut statement = db.prepare_cached("UPDATE meta SET cursor = ?1, first = ?2, last = ?3")?;
-        statement.execute((meta.cursor.cast_signed(), &meta.first, &meta.last)).map(drop)
+        let mut statement = db.prepare_cached("UPDATE meta SET base = ?1, cursor = ?2, first = ?3, last = ?4")?;
+        statement.execute((meta.base.cast_signed(), meta.cursor.cast_signed(), &meta.first, &meta.last)).map(drop)
     }
 }
 

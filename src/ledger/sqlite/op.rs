@@ -1,6 +1,7 @@
 //! What the writer is asked, and how it answers: after the commit, and never before.
 
 use super::Queue;
+use super::prune::Step;
 use crate::clock::Timestamp;
 use crate::failpoint;
 use crate::id::RequestId;
@@ -24,6 +25,7 @@ pub(super) enum Op {
     Freeze(Freeze, Encoded, Receipt),
     Unfreeze(Covers, Encoded, oneshot::Sender<Result<bool, NotRecorded>>),
     Note(Encoded),
+    Prune(Step, Receipt),
     /// Writes nothing, so it needs no commit.
     Read(Reading),
     Close,
@@ -33,6 +35,8 @@ pub(super) enum Op {
 pub(super) enum Reading {
     Unresolved(Timestamp, oneshot::Sender<Option<Unresolved>>),
     Covered(Covers, oneshot::Sender<Option<Vec<RequestId>>>),
+    /// Empties the write-ahead log. `false`: a reader keeps it.
+    Empty(oneshot::Sender<bool>),
 }
 
 /// An outcome to be recorded.
@@ -83,7 +87,10 @@ pub(super) fn answer(ops: Vec<Op>, owed: Vec<Owed>, abandoned: &Weak<Queue>) {
                 }
             }
             Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Ok(())))),
-            Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) | Op::Freeze(_, _, receipt) => {
+            Op::Resolve(_, _, receipt)
+            | Op::Postpone(_, _, receipt)
+            | Op::Freeze(_, _, receipt)
+            | Op::Prune(_, receipt) => {
                 let _ = receipt.send(Ok(()));
             }
             Op::Unfreeze(_, _, answer) => drop(answer.send(Ok(matches!(owed, Owed::Unfrozen(true))))),
@@ -98,7 +105,10 @@ pub(super) fn refuse(ops: Vec<Op>) {
         match op {
             Op::Intend(_, _, answer) => drop(answer.send(Intended::Unavailable)),
             Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Err(NotRecorded)))),
-            Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) | Op::Freeze(_, _, receipt) => {
+            Op::Resolve(_, _, receipt)
+            | Op::Postpone(_, _, receipt)
+            | Op::Freeze(_, _, receipt)
+            | Op::Prune(_, receipt) => {
                 let _ = receipt.send(Err(NotRecorded));
             }
             Op::Unfreeze(_, _, answer) => drop(answer.send(Err(NotRecorded))),

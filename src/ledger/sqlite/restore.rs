@@ -121,6 +121,7 @@ pub fn restore(
     let covered = newest.filter(|newest| newest.head.size <= head.size);
     let continues = known.iter().any(|known| known.outside) && is_at_hand;
     if let Some(signed) = covered.filter(|_| continues) {
+        built.pruned.as_ref().map_or(Ok(()), |pruned| pruned.signed_by(&signed.head))?;
         built.sign(Some((&signed.note, &key)))?;
         swap::begin(config, &staging, None)?;
         let (origin, entries) = (key.origin().clone(), head.size);

@@ -12,6 +12,7 @@ use crate::id::Origin;
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::note::{SigningKey, VerifyingKey};
 use crate::ledger::checkpoint::{self, Checkpoint};
+use crate::ledger::prune::{Edge, Pruned};
 use crate::ledger::tree::proof::Prover;
 use crate::ledger::tree::{Head, TileData, Tree, empty_root, leaf_hash};
 use std::fs::{File, OpenOptions, Permissions};
@@ -53,7 +54,11 @@ impl Sealer {
     ///
     /// # Errors
     /// A key that is missing or of another log; a ledger that is shorter than, or different from, what was signed.
-    pub(super) fn open(config: &config::Ledger, length: u64) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        config: &config::Ledger,
+        length: u64,
+        beginning: Option<&(Pruned, Edge)>,
+    ) -> Result<Self, OpenError> {
         let copied = config.checkpoint_copy.as_deref().map(read_copy).transpose()?.flatten();
         let mut store = open_store(config, copied.as_deref(), length)?;
         let stored = store.signed()?;
@@ -75,15 +80,17 @@ impl Sealer {
             Ok(Some(head))
         };
         let signed = head_of(stored, "the stored checkpoint")?;
+        if let Some((pruned, _)) = beginning {
+            pruned.signed_by(&signed.unwrap_or(Head { size: 0, root: empty_root() }))?;
+        }
         let place = config.checkpoint_copy.as_deref().map(|file| file.display().to_string()).unwrap_or_default();
         let copied = head_of(copied, &place)?;
         let (tree, ahead) = match signed.map(|head| Tree::open(&store, &head)) {
             Some(Ok(tree)) => (tree, Vec::new()),
-            None => (Tree::new(), Vec::new()),
+            None => (anew(&mut store, beginning)?, Vec::new()),
             Some(Err(fault)) => {
                 tracing::warn!(%fault, "the tree is built anew from the ledger");
-                store.forget_tiles()?;
-                (Tree::new(), signed.into_iter().collect())
+                (anew(&mut store, beginning)?, signed.into_iter().collect())
             }
         };
         let signed = signed.unwrap_or(Head { size: 0, root: empty_root() });
@@ -256,6 +263,14 @@ fn open_store(config: &config::Ledger, copied: Option<&str>, length: u64) -> Res
     // Else a power failure could leave entries, and not the file that says what was signed of them.
     folder::sync(&config.path)?;
     Ok(store)
+}
+
+/// The tree to begin with where it is built anew. Of what was pruned the tiles that are there stay: nothing else is left
+/// of it; the right edge is enough to go on.
+fn anew(store: &mut TreeStore, beginning: Option<&(Pruned, Edge)>) -> Result<Tree, OpenError> {
+    let Some((pruned, edge)) = beginning else { return store.forget_tiles().map(|()| Tree::new()) };
+    store.rebuild_tiles()?;
+    pruned.tree(edge)
 }
 
 /// Where the signing key is.

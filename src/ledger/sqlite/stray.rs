@@ -5,7 +5,7 @@
 //! entries that they do not cover are read, the last ones alone. What this leaves, `audit verify` finds.
 
 use super::index::store::{self, Meta};
-use super::{database, unresolved};
+use super::{database, prune, unresolved};
 use crate::ledger::OpenError;
 use crate::ledger::glance::Glance;
 use rusqlite::Connection;
@@ -56,7 +56,8 @@ pub(super) fn check(folder: &Path, db: &Connection, length: u64) -> Result<(), O
             }
         }
     }
-    for (seq, bytes) in database::read(db, cursor.max(length.saturating_sub(TAIL)), length)? {
+    let from = cursor.max(length.saturating_sub(TAIL)).max(prune::first(db)?);
+    for (seq, bytes) in database::read(db, from, length)? {
         contradict(seq, &bytes, &waiting, None)?;
     }
     Ok(())

@@ -127,6 +127,13 @@ impl TreeStore {
         self.db.execute_batch(sql).map_err(|e| failed(&e))
     }
 
+    /// As [`Self::forget_tiles`], but what is there stays until it is written again: of what was pruned nothing else is
+    /// left.
+    pub(super) fn rebuild_tiles(&mut self) -> Result<(), OpenError> {
+        let sql = "BEGIN IMMEDIATE; DELETE FROM rebuilding; INSERT INTO rebuilding VALUES (1); COMMIT";
+        self.db.execute_batch(sql).map_err(|e| failed(&e))
+    }
+
     /// Whether the tiles are being built anew, so that some are not there.
     pub(super) fn is_being_built(&self) -> Result<bool, OpenError> {
         let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'rebuilding'";

@@ -14,7 +14,7 @@ use super::op::{Op, Owed, Points, Reading, answer, refuse};
 use super::sealing::Sealer;
 use super::standing::Standing;
 use super::syncing::{Committed, Syncer, Syncing};
-use super::{Queue, Recovered, folder, restore, stray, unresolved};
+use super::{Queue, Recovered, folder, prune, restore, stray, unresolved};
 use crate::clock::{Moment, Timestamp, moment};
 use crate::config;
 use crate::failpoint;
@@ -76,7 +76,8 @@ impl Writer {
         database::check_ends(&db)?;
         let next = database::length(&db)?;
         // Before anything is written: what was signed must be there.
-        let sealer = Sealer::open(config, next)?;
+        let beginning = prune::beginning(&db)?;
+        let sealer = Sealer::open(config, next, beginning.as_ref())?;
         let reserve = Reserve::new(&config.path, config.reserve_bytes);
         lock.watch(&database::FILES)?;
         let mut writer = Self {
@@ -210,6 +211,9 @@ impl Writer {
                     let found = found.inspect_err(|error| tracing::error!(%error, "the ledger cannot be read"));
                     let _ = answer.send(found.unwrap_or(None));
                 }
+                Reading::Empty(answer) => {
+                    let _ = answer.send(readable && prune::emptied(&self.db));
+                }
                 Reading::Covered(covers, answer) => {
                     let _ = answer.send(readable.then(|| self.standing.covered(&covers)));
                 }
@@ -338,6 +342,7 @@ fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Owed> {
         Op::Freeze(freeze, body, _) => batch.freeze(freeze.clone(), body)?,
         Op::Unfreeze(covers, body, _) => return batch.unfreeze(covers, body).map(Owed::Unfrozen),
         Op::Note(body) => drop(batch.append(body)?),
+        Op::Prune(step, _) => batch.prune(step)?,
         Op::Read(_) | Op::Close => {}
     }
     Ok(Owed::Nothing)

@@ -3,6 +3,7 @@
 use crate::clock::Timestamp;
 use crate::id::RequestId;
 use crate::ledger::glance::Text;
+use crate::ledger::prune::Pruned;
 use std::collections::HashMap;
 
 const VERSION: u64 = 1;
@@ -31,16 +32,33 @@ struct Members<'a> {
 
 /// What the entries so far mean for the next one.
 #[derive(Default)]
-pub(super) struct Order {
+pub(in crate::ledger) struct Order {
     time: String,
     open: HashMap<RequestId, u64>,
     /// Intents whose outcome is `unknown` and that have no resolution.
     unknown: HashMap<RequestId, u64>,
+    /// Outcomes and resolutions that are still to come of what was pruned.
+    carried: (u64, u64),
 }
 
 impl Order {
+    /// Behind what was pruned: so much of what became of it is among the kept entries.
+    pub(in crate::ledger) fn after(pruned: &Pruned) -> Self {
+        Self { carried: (pruned.carried_outcomes, pruned.carried_resolutions), ..Self::default() }
+    }
+
+    /// How many outcomes and resolutions of the entries so far are still to come.
+    pub(in crate::ledger) fn carried(&self) -> (u64, u64) {
+        (self.carried.0 + self.open.len() as u64, self.carried.1 + self.unknown.len() as u64)
+    }
+
+    /// How many outcomes of pruned intents have not come.
+    pub(in crate::ledger) fn awaited(&self) -> u64 {
+        self.carried.0
+    }
+
     /// Takes the next entry in, or says what it is or does instead of what it should.
-    pub(super) fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), String> {
+    pub(in crate::ledger) fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), String> {
         if bytes.len() > LONGEST {
             return Err(format!("has {} bytes; {LONGEST} is the most", bytes.len()));
         }
@@ -81,7 +99,9 @@ impl Order {
             },
             "outcome" => {
                 let id = id()?;
-                let Some(intent) = self.open.remove(&id) else {
+                // Of what was pruned, the outcome stands for its intent: a resolution is among what is kept, too.
+                let intent = self.open.remove(&id).or_else(|| expected(&mut self.carried.0).then_some(seq));
+                let Some(intent) = intent else {
                     return Err(format!("is an outcome of request {id}, of which no intent is open"));
                 };
                 match &*entry.outcome {
@@ -95,7 +115,7 @@ impl Order {
             }
             "resolution" => {
                 let id = id()?;
-                if self.unknown.remove(&id).is_none() {
+                if self.unknown.remove(&id).is_none() && !expected(&mut self.carried.1) {
                     return Err(format!("is a resolution of request {id}, of which no unknown outcome waits for one"));
                 }
                 match &*entry.resolution {
@@ -112,13 +132,14 @@ impl Order {
             | "unfreeze"
             | "start"
             | "stop"
-            | "gap" => Ok(()),
+            | "gap"
+            | "prune" => Ok(()),
             other => Err(format!("is of a kind that this program does not know, `{}`", other.escape_debug())),
         }
     }
 
     /// Intents without an outcome, ascending.
-    pub(super) fn open(&self) -> Vec<(u64, RequestId)> {
+    pub(in crate::ledger) fn open(&self) -> Vec<(u64, RequestId)> {
         let mut open: Vec<_> = self.open.iter().map(|(id, seq)| (*seq, *id)).collect();
         open.sort_unstable();
         open
@@ -130,4 +151,11 @@ impl Order {
         unresolved.sort_unstable();
         unresolved
     }
+}
+
+/// Takes one of what is still to come, if there is one.
+fn expected(left: &mut u64) -> bool {
+    let is = *left > 0;
+    *left = left.saturating_sub(1);
+    is
 }

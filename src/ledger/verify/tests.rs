@@ -8,6 +8,8 @@ use crate::ledger::tree::proof::Tiles;
 use crate::ledger::{Entries, search, stats};
 use proptest::prelude::*;
 
+mod pruned;
+
 /// Every third request ends unknown, and every second of those has a resolution: entries in a row, 0 to `size`.
 fn entries(size: u64) -> Entries {
     let mut bodies = vec![r#""kind":"start","version":"0","recovered":0"#.to_owned()];

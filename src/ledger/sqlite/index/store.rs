@@ -3,7 +3,7 @@
 
 use super::posting::{SEGMENT, Set, encode};
 use crate::ledger::OpenError;
-use crate::ledger::sqlite::database;
+use crate::ledger::sqlite::{database, prune};
 use crate::ledger::stats::Open;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 use sha2::{Digest, Sha256};
@@ -12,7 +12,7 @@ use std::path::Path;
 
 const FILE: &str = "search.db";
 /// Raised whenever the same ledger would give other contents.
-const VERSION: i64 = 1;
+const VERSION: i64 = 3;
 /// `PRAGMA application_id` of our files: "wgs1".
 const APPLICATION: i32 = 0x7767_7331;
 
@@ -21,6 +21,8 @@ const APPLICATION: i32 = 0x7767_7331;
 pub(in crate::ledger::sqlite) struct Meta {
     /// Entries of a segment.
     pub(in crate::ledger::sqlite) width: u64,
+    /// Entries from this one on are in: earlier ones were pruned.
+    pub(in crate::ledger::sqlite) base: u64,
     /// Entries before this one are in; always whole segments.
     pub(in crate::ledger::sqlite) cursor: u64,
     /// Hashes of the first and of the last entry that is in; empty when none is.
@@ -51,10 +53,10 @@ fn meta(db: &Connection, ledger: &Connection) -> Result<Option<Meta>, OpenError>
         if application != APPLICATION || version != VERSION {
             return Ok(None);
         }
-        let sql = "SELECT width, cursor, first, last FROM meta";
+        let sql = "SELECT width, base, cursor, first, last FROM meta";
         db.query_row(sql, [], |row| {
-            let (width, cursor) = (number(row.get(0)?), number(row.get(1)?));
-            Ok(Meta { width, cursor, first: row.get(2)?, last: row.get(3)? })
+            let (width, base, cursor) = (number(row.get(0)?), number(row.get(1)?), number(row.get(2)?));
+            Ok(Meta { width, base, cursor, first: row.get(3)?, last: row.get(4)? })
         })
         .optional()
     };
@@ -62,9 +64,12 @@ fn meta(db: &Connection, ledger: &Connection) -> Result<Option<Meta>, OpenError>
     let same = |seq: u64, hashed: &[u8]| -> Result<bool, OpenError> {
         Ok(database::entry(ledger, seq)?.is_some_and(|bytes| hash(&bytes) == hashed))
     };
-    let whole = (1..=SEGMENT).contains(&meta.width) && meta.cursor.is_multiple_of(meta.width);
-    let ours = meta.cursor == 0 || (same(0, &meta.first)? && same(meta.cursor - 1, &meta.last)?);
-    Ok(Some(meta).filter(|_| whole && ours))
+    let (empty, begin) = (meta.cursor == meta.base, prune::first(ledger)?);
+    let whole = (1..=SEGMENT).contains(&meta.width) && (empty || meta.cursor.is_multiple_of(meta.width));
+    // What was pruned may still be in, until it is forgotten; what is empty has to begin where the log does.
+    let fits = meta.base == begin || (!empty && meta.base < begin && begin < meta.cursor);
+    let ours = empty || (same(meta.base, &meta.first)? && same(meta.cursor.saturating_sub(1), &meta.last)?);
+    Ok(Some(meta).filter(|_| whole && fits && ours))
 }
 
 /// Opens the search data beside whoever fills it. `None`: there is none that could be used.
@@ -161,16 +166,16 @@ pub(in crate::ledger::sqlite) fn open_to_write(
 
 fn try_open(folder: &Path, ledger: &Connection, width: u64) -> Result<Option<(Connection, Meta)>, OpenError> {
     let file = folder.join(FILE);
-    let fresh = !file.exists();
+    let (fresh, base) = (!file.exists(), prune::first(ledger)?);
     let open = || -> rusqlite::Result<Connection> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&file, flags)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
         let _: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         // NORMAL: after a power loss the file is an earlier state of itself, never a mixture.
-        db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 8388608; PRAGMA cache_size = -8192;")?;
+        db.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA secure_delete = ON; PRAGMA trusted_schema = OFF; PRAGMA journal_size_limit = 8388608; PRAGMA cache_size = -8192;")?;
         if fresh {
-            create(&db, width)?;
+            create(&db, width, base)?;
         }
         Ok(db)
     };
@@ -178,20 +183,20 @@ fn try_open(folder: &Path, ledger: &Connection, width: u64) -> Result<Option<(Co
     Ok(meta(&db, ledger)?.filter(|meta| meta.width == width).map(|meta| (db, meta)))
 }
 
-fn create(db: &Connection, width: u64) -> rusqlite::Result<()> {
+fn create(db: &Connection, width: u64, base: u64) -> rusqlite::Result<()> {
     db.execute_batch(&format!(
         "BEGIN;
          PRAGMA application_id = {APPLICATION};
          PRAGMA user_version = {VERSION};"
     ))?;
     tables(db)?;
-    db.execute_batch(&format!("INSERT INTO meta VALUES ({width}, 0, x'', x''); COMMIT;"))
+    db.execute_batch(&format!("INSERT INTO meta VALUES ({width}, {base}, {base}, x'', x''); COMMIT;"))
 }
 
 /// What search data are made of, and nothing else.
 fn tables(db: &Connection) -> rusqlite::Result<()> {
     db.execute_batch(
-        "CREATE TABLE meta (width INTEGER, cursor INTEGER, first BLOB, last BLOB) STRICT;
+        "CREATE TABLE meta (width INTEGER, base INTEGER, cursor INTEGER, first BLOB, last BLOB) STRICT;
          CREATE TABLE posting (segment INTEGER, term INTEGER, seqs BLOB NOT NULL,
              PRIMARY KEY (segment, term)) STRICT, WITHOUT ROWID;
          CREATE TABLE ending (seq INTEGER PRIMARY KEY, outcome INTEGER NOT NULL, resolution INTEGER) STRICT;

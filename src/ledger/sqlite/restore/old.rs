@@ -2,9 +2,10 @@
 
 use super::Known;
 use crate::ledger::checkpoint::note::VerifyingKey;
+use crate::ledger::prune::Pruned;
 use crate::ledger::sqlite::database::Statements;
 use crate::ledger::sqlite::tree_store::{self, Signed, TreeStore, shown};
-use crate::ledger::sqlite::{backup, database, folder};
+use crate::ledger::sqlite::{backup, database, folder, prune};
 use crate::ledger::tree::{Head, Tree, leaf_hash};
 use crate::ledger::{OpenError, READ_AT_MOST};
 use rusqlite::{Connection, OpenFlags};
@@ -21,6 +22,8 @@ pub(super) struct Old {
 pub(super) struct Built {
     tree: TreeStore,
     pub(super) head: Head,
+    /// What says where it begins.
+    pub(super) pruned: Option<Pruned>,
 }
 
 impl Built {
@@ -60,7 +63,8 @@ impl Old {
             OpenError::Unusable(format!("{}: {e}", to.display()))
         };
         let (copy, mut store) = (database::open_to_write(to)?, TreeStore::open_to_write(to)?);
-        let (mut tree, all) = (Tree::new(), database::length(&self.db)?);
+        let (mut tree, pruned) = self.beginning(known)?;
+        let (begin, all) = (tree.size(), database::length(&self.db)?);
         while tree.size() < all {
             let (first, mut tiles) = (tree.size(), Vec::new());
             let mut statements = Statements::new(&copy).map_err(failed)?;
@@ -78,13 +82,29 @@ impl Old {
             }
             database::commit(&copy).map_err(failed)?;
             store.save(&tiles, None)?;
-            progress("copied", tree.size(), all);
+            progress("copied", tree.size() - begin, all - begin);
         }
         self.lists(&copy).map_err(failed)?;
         store.save(&tree.edge(), None)?;
         copy.close().map_err(|(_, e)| failed(e))?;
         folder::sync(to)?;
-        Ok(Built { tree: store, head: tree.head() })
+        Ok(Built { tree: store, head: tree.head(), pruned })
+    }
+
+    /// The tree over what was pruned of it, and the entry that says so. A head that was signed before its end cannot be
+    /// compared: then nobody could tell whether this is that log.
+    fn beginning(&self, known: &[Known]) -> Result<(Tree, Option<Pruned>), OpenError> {
+        let Some((pruned, edge)) = prune::beginning(&self.db)? else { return Ok((Tree::new(), None)) };
+        if let Some(older) = known.iter().find(|known| known.head.size < pruned.first) {
+            return Err(OpenError::Unusable(format!(
+                "{} was signed for {} entries and cannot be compared: those before {} were pruned; take a newer one, or \
+                 move it away",
+                older.place, older.head.size, pruned.first
+            )));
+        }
+        let tree = pruned.tree(&edge)?;
+        compare(&tree, known)?;
+        Ok((tree, Some(pruned)))
     }
 
     /// Copies the small tables, as they are.

@@ -15,8 +15,8 @@ use crate::ledger::tree::{Head, Tree, leaf_hash};
 use rusqlite::Connection;
 use std::path::Path;
 
-/// The tables whose rows are entries of their own log.
-const BY_ENTRY: [&str; 2] = ["in_flight", "unresolved"];
+/// The tables whose rows are entries of their own log. A new log begins at 0, whatever was pruned of the old one.
+const BY_ENTRY: [&str; 3] = ["in_flight", "unresolved", "pruned"];
 const REASON: &str = "a backup was restored, and entries of the log before this one are lost or may be";
 
 /// Makes the new log in `staging`, with a key of its own, for what is left of the old one in `archive`. Returns its name
@@ -138,7 +138,8 @@ mod tests {
         database::tables(&db).unwrap();
         let mut names: Vec<String> = database::contents(&db).unwrap().into_iter().map(|[_, name, _]| name).collect();
         names.sort();
-        assert_eq!(names, ["entry", "freeze", "idempotency", "idempotency_age", "in_flight", "spent", "unresolved"]);
+        let known = ["entry", "freeze", "idempotency", "idempotency_age", "in_flight", "pruned", "spent", "unresolved"];
+        assert_eq!(names, known);
     }
 
     #[test]
@@ -152,7 +153,8 @@ mod tests {
              INSERT INTO idempotency_age VALUES (5, x'01');
              INSERT INTO spent VALUES (x'03', 1, 5, 17), (x'03', 2, 6, 19);
              INSERT INTO in_flight VALUES (19, 'id');
-             INSERT INTO unresolved VALUES (5, 17, 3);",
+             INSERT INTO unresolved VALUES (5, 17, 3);
+             INSERT INTO pruned VALUES (18, 16, 2, x'');",
         )
         .unwrap();
         take_over(&old, &new).unwrap();
@@ -161,6 +163,8 @@ mod tests {
         assert_eq!(one("SELECT count(*) FROM idempotency WHERE key = x'01' AND since_us = 5 AND seq = -1"), 1);
         assert_eq!(one("SELECT count(*) FROM idempotency_age"), 1);
         assert_eq!(one("SELECT count(*) FROM spent WHERE seq = -1 AND time_us = 4 + ordinal"), 2);
-        assert_eq!(one("SELECT (SELECT count(*) FROM in_flight) + (SELECT count(*) FROM unresolved)"), 0);
+        let by_entry =
+            "(SELECT count(*) FROM in_flight) + (SELECT count(*) FROM unresolved) + (SELECT count(*) FROM pruned)";
+        assert_eq!(one(&format!("SELECT {by_entry}")), 0);
     }
 }

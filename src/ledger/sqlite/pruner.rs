@@ -1,0 +1,301 @@
+//! Prunes while the writer records: a thread that looks at what would go, has it recorded, waits until that is signed,
+//! and then asks the writer for one short transaction after the other.
+//!
+//! Each step can be the last one before a crash. What was recorded and is not at its end is gone on with by the next
+//! start: first the signature, then the search data, which need the entries, then the entries, then their bytes.
+
+use super::asking::SqliteReader;
+use super::follower::Progress;
+use super::op::{Op, Reading, Receipt};
+use super::prune::{self, Row, State, Step};
+use super::tree_store::TreeStore;
+use super::{Queue, database};
+use crate::clock::Timestamp;
+use crate::config;
+use crate::failpoint;
+use crate::ledger::checkpoint::Checkpoint;
+use crate::ledger::checkpoint::note::VerifyingKey;
+use crate::ledger::entry::Encoded;
+use crate::ledger::prune::{Edge, Order, Stage, Why, body, latest, whole_bundles};
+use crate::ledger::tree::proof::Prover;
+use crate::ledger::tree::{Head, Tree, leaf_hash};
+use crate::ledger::verify::order;
+use crate::ledger::{OpenError, READ_AT_MOST, Reader};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// Between two looks at what others do: signing, forgetting, reading.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Before a step is asked for again that found no room.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+/// The pruning side of a store. Clones are the same one.
+#[derive(Clone)]
+pub(super) struct Pruner {
+    folder: PathBuf,
+    retention: Option<Duration>,
+    longest_budget: Duration,
+    /// Weak: a prune that waits for a reader keeps no writer alive.
+    ops: Weak<Queue>,
+    progress: Arc<Progress>,
+    stage: Arc<Mutex<Stage>>,
+}
+
+/// What would go.
+struct Plan {
+    first: u64,
+    body: Encoded,
+    edge: Edge,
+}
+
+impl Pruner {
+    pub(super) fn new(config: &config::Ledger, ops: Weak<Queue>, progress: Arc<Progress>) -> Self {
+        let stage = Arc::new(Mutex::new(Stage::Idle));
+        Self {
+            folder: config.path.clone(),
+            retention: config.retention,
+            longest_budget: config.longest_budget,
+            ops,
+            progress,
+            stage,
+        }
+    }
+
+    /// Goes on with what an earlier process did not finish.
+    pub(super) fn resume(&self) -> Result<(), OpenError> {
+        if prune::pending(&database::open_to_read(&self.folder)?)?.is_some() {
+            tracing::info!("a prune that was begun is gone on with");
+            let _ = self.start(None);
+        }
+        Ok(())
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    /// Starts the thread. Without an order it only goes on with what is pending.
+    pub(super) fn start(&self, order: Option<Order>) -> Result<(), Stage> {
+        let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
+        if stage.is_under_way() {
+            return Err(stage.clone());
+        }
+        let pruner = self.clone();
+        let run = move || pruner.run(order.as_ref());
+        *stage = match std::thread::Builder::new().name("pruner".into()).spawn(run) {
+            Ok(_) => Stage::Looking { done: 0, of: 0 },
+            Err(e) => Stage::ended(Why::Unavailable, format!("the thread that prunes cannot be started: {e}")),
+        };
+        Ok(())
+    }
+
+    fn run(&self, order: Option<&Order>) {
+        let end = self.all(order).unwrap_or_else(|stage| stage);
+        match &end {
+            Stage::Done { first, removed, seq } => tracing::info!(first, removed, seq, "the ledger was pruned"),
+            Stage::Ended { words, .. } => tracing::warn!(words, "the ledger was not pruned"),
+            Stage::Nothing { .. }
+            | Stage::Idle
+            | Stage::Looking { .. }
+            | Stage::Signing { .. }
+            | Stage::Forgetting
+            | Stage::Deleting { .. }
+            | Stage::Emptying { .. } => {}
+        }
+        self.set(end);
+    }
+
+    fn all(&self, order: Option<&Order>) -> Result<Stage, Stage> {
+        let earlier = self.finish()?;
+        let Some(order) = order else { return Ok(earlier.unwrap_or(Stage::Idle)) };
+        let plan = match self.plan(order)? {
+            Ok(plan) => plan,
+            Err(first) => return Ok(earlier.unwrap_or(Stage::Nothing { first })),
+        };
+        failpoint::hit("prune-begin");
+        let first = plan.first;
+        self.step(|| Step::Record { body: plan.body.clone(), edge: plan.edge.clone() })?;
+        failpoint::hit("prune-recorded");
+        match self.finish()? {
+            Some(done) => Ok(done),
+            // Not recorded: something came in between.
+            None => Err(self
+                .kept_back(first)?
+                .unwrap_or_else(|| Stage::ended(Why::Unavailable, "nothing was recorded; try again"))),
+        }
+    }
+
+    fn kept_back(&self, first: u64) -> Result<Option<Stage>, Stage> {
+        let db = database::open_to_read(&self.folder)?;
+        let words = prune::kept_back(&db, first).map_err(|e| OpenError::Unusable(e.to_string()))?;
+        Ok(words.map(|words| Stage::ended(Why::No, format!("nothing was pruned: {words}"))))
+    }
+
+    /// Asks the writer, again and again while there is no room.
+    fn step(&self, step: impl Fn() -> Step) -> Result<(), Stage> {
+        loop {
+            match self.ask(|receipt: Receipt| Op::Prune(step(), receipt))? {
+                Ok(()) => return Ok(()),
+                Err(_) => std::thread::sleep(TRY_AGAIN),
+            }
+        }
+    }
+
+    fn ask<T>(&self, op: impl FnOnce(oneshot::Sender<T>) -> Op) -> Result<T, Stage> {
+        let gone = || Stage::ended(Why::Unavailable, "the ledger is closed; its next start goes on");
+        let (answer, wait) = oneshot::channel();
+        let queue = self.ops.upgrade().ok_or_else(gone)?;
+        queue.0.send(op(answer)).map_err(|_| gone())?;
+        drop(queue);
+        wait.blocking_recv().map_err(|_| gone())
+    }
+
+    /// Brings what is recorded to its end. `None`: nothing is.
+    fn finish(&self) -> Result<Option<Stage>, Stage> {
+        let db = database::open_to_read(&self.folder)?;
+        let Some(Row { seq, state, edge }) = prune::pending(&db)? else { return Ok(None) };
+        let first = edge.size();
+        if state == State::Recorded {
+            self.set(Stage::Signing { seq });
+            while self.signed()?.is_none_or(|head| head.size <= seq) {
+                self.wait()?;
+            }
+            failpoint::hit("prune-signed");
+            self.step(|| Step::Begin { seq, first })?;
+        }
+        failpoint::hit("prune-begun");
+        self.set(Stage::Forgetting);
+        while !self.progress.forget(first) {
+            self.wait()?;
+        }
+        failpoint::hit("prune-forgotten");
+        let lowest = || prune::lowest(&db).map_err(|e| OpenError::Unusable(e.to_string()));
+        let (begun, mut next) = (lowest()?, lowest()?);
+        while next < first {
+            self.set(Stage::Deleting { done: next - begun, of: first - begun });
+            self.step(|| Step::Delete { first })?;
+            failpoint::hit("prune-deleted");
+            next = lowest()?;
+        }
+        let removed = first.saturating_sub(begun);
+        // A connection of ours must not be the reader that keeps it.
+        drop(db);
+        self.set(Stage::Emptying { removed });
+        while !self.ask(|answer| Op::Read(Reading::Empty(answer)))? {
+            self.wait()?;
+        }
+        failpoint::hit("prune-emptied");
+        self.step(|| Step::End { seq })?;
+        failpoint::hit("prune-ended");
+        Ok(Some(Stage::Done { first, removed, seq }))
+    }
+
+    /// A moment, unless the writer has ended.
+    fn wait(&self) -> Result<(), Stage> {
+        std::thread::sleep(PAUSE);
+        let is_there = self.ops.strong_count() > 0;
+        is_there
+            .then_some(())
+            .ok_or_else(|| Stage::ended(Why::Unavailable, "the ledger is closed; its next start goes on"))
+    }
+
+    /// What is signed, by the key that is stored with it.
+    fn signed(&self) -> Result<Option<Head>, OpenError> {
+        let Some(signed) = TreeStore::open_to_read(&self.folder)?.signed()? else { return Ok(None) };
+        let wrong = |what: &dyn std::fmt::Display| OpenError::Damaged(format!("the stored checkpoint: {what}"));
+        let key = VerifyingKey::parse(&signed.key).map_err(|fault| wrong(&fault))?;
+        Ok(Some(*Checkpoint::verify(&signed.note, &key).map_err(|fault| wrong(&fault))?.head()))
+    }
+
+    /// What would go, held against what is signed: this is the last time that it can be. `Err` in it: nothing, and where
+    /// the log begins.
+    fn plan(&self, order: &Order) -> Result<Result<Plan, u64>, Stage> {
+        self.may_be(order.before)?;
+        let ledger = SqliteReader::open(&self.folder)?;
+        let db = database::open_to_read(&self.folder)?;
+        let beginning = prune::beginning(&db)?;
+        let begin = beginning.as_ref().map_or(0, |(pruned, _)| pruned.first);
+        let signed = self.signed()?.map_or(0, |head| head.size);
+        let first = whole_bundles(ledger.first_at(order.before, ledger.length()?)?.min(signed));
+        if first <= begin {
+            return Ok(Err(begin));
+        }
+        if let Some(stage) = self.kept_back(first)? {
+            return Err(stage);
+        }
+        let (mut tree, mut pairs) = match beginning {
+            None => (Tree::new(), order::Order::default()),
+            Some((pruned, edge)) => {
+                let head = pruned
+                    .head()
+                    .ok_or_else(|| OpenError::Damaged("the root of what was pruned is none".to_owned()))?;
+                let tree = Tree::open(&edge, &head).map_err(|e| OpenError::Damaged(e.to_string()))?;
+                (tree, order::Order::after(&pruned))
+            }
+        };
+        while tree.size() < first {
+            self.set(Stage::Looking { done: tree.size() - begin, of: first - begin });
+            let from = tree.size();
+            for (seq, bytes) in ledger.read(from, first.min(from + READ_AT_MOST))? {
+                if seq != tree.size() {
+                    break;
+                }
+                pairs.see(seq, &bytes).map_err(|what| OpenError::Damaged(format!("entry {seq} {what}")))?;
+                let _complete = tree.append(leaf_hash(&bytes));
+            }
+            if tree.size() == from {
+                return Err(OpenError::Damaged(format!("entry {from} is missing")).into());
+            }
+        }
+        self.compare(&tree.head())?;
+        let body = Encoded::new(&body(order, &tree.head(), pairs.carried()))
+            .map_err(|e| OpenError::Unusable(format!("the entry cannot be written: {e}")))?;
+        Ok(Ok(Plan { first, body, edge: Edge::of(&tree) }))
+    }
+
+    /// Whether entries that are older than this may go at all.
+    fn may_be(&self, before: Timestamp) -> Result<(), Stage> {
+        let Some(retention) = self.retention else {
+            let words = "ledger.retention_days is not set: every entry is kept. Set how many days entries have to be kept, and \
+                 restart `serve`";
+            return Err(Stage::ended(Why::Usage, words));
+        };
+        let latest = latest(Timestamp::now(), retention, self.longest_budget);
+        if before <= latest {
+            return Ok(());
+        }
+        Err(Stage::ended(
+            Why::Usage,
+            format!(
+                "--before {before} is too late: by ledger.retention_days = {}, the budgets and the keys of the last 24 h only \
+                 entries before {latest} may go",
+                retention.as_secs() / 86_400
+            ),
+        ))
+    }
+
+    /// Whether the entries that would go are those that were signed.
+    fn compare(&self, head: &Head) -> Result<(), OpenError> {
+        let changed = |what: &dyn std::fmt::Display| {
+            OpenError::Damaged(format!(
+                "nothing was pruned: the first {} entries are not those that were signed ({what}); `audit verify` says \
+                 more",
+                head.size
+            ))
+        };
+        let tiles = TreeStore::open_to_read(&self.folder)?;
+        let signed = self.signed()?.ok_or_else(|| changed(&"there is no checkpoint"))?;
+        let mut prover = Prover::new(&tiles, signed.size).map_err(|e| changed(&e))?;
+        let mut root = |size| prover.root(size).map_err(|e| changed(&e));
+        if root(signed.size)? == signed.root && root(head.size)? == head.root {
+            return Ok(());
+        }
+        Err(changed(&"another root"))
+    }
+}

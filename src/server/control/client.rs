@@ -1,0 +1,45 @@
+//! The asking side, for commands. It blocks, and never for longer than the deadline.
+
+use super::{LINE_AT_MOST, PATIENCE, Said, Verb, short};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Why nothing was said.
+#[derive(Debug)]
+pub enum NotHeard {
+    /// No process listens there.
+    Nobody,
+    /// One does, and does not answer, or not in words that are understood.
+    Silent(String),
+}
+
+/// Asks the process that serves the ledger in this folder.
+///
+/// # Errors
+/// See [`NotHeard`]. After [`NotHeard::Silent`] it is not known whether it does what it was asked.
+pub fn ask(folder: &Path, verb: &Verb) -> Result<Said, NotHeard> {
+    let silent = |e: std::io::Error| NotHeard::Silent(e.to_string());
+    let nobody = |e: std::io::Error| {
+        let is_nobody = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        if is_nobody { NotHeard::Nobody } else { silent(e) }
+    };
+    let (_folder, path) = short(folder).map_err(nobody)?;
+    let mut stream = UnixStream::connect(path).map_err(nobody)?;
+    let timed = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
+    timed.map_err(silent)?;
+    let mut line = serde_json::to_vec(verb).map_err(|e| NotHeard::Silent(e.to_string()))?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(silent)?;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(LINE_AT_MOST)).read_until(b'\n', &mut answer).map_err(|e| {
+        if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+            return NotHeard::Silent(format!("it did not answer in {} s", PATIENCE.as_secs()));
+        }
+        silent(e)
+    })?;
+    if answer.is_empty() {
+        return Err(NotHeard::Silent("it closed the connection".to_owned()));
+    }
+    serde_json::from_slice(&answer).map_err(|e| NotHeard::Silent(e.to_string()))
+}
