@@ -1,13 +1,16 @@
 //! The command line: a command a file. No command deletes a picture.
 
+mod alone;
 mod audit;
 mod check_config;
 mod demo;
 mod explain;
+mod freeze;
 mod page;
 mod policy;
 mod sandbox;
 mod serve;
+mod status;
 mod token;
 
 use clap::{Parser, Subcommand};
@@ -62,6 +65,12 @@ enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+    /// Stop deletions at once: all, a caller's, or a session's. 0 when nothing more is sent, 75 while something still is
+    Freeze(freeze::Freezing),
+    /// Take a freeze back
+    Unfreeze(freeze::Unfreezing),
+    /// What is frozen, and how the process that serves stands
+    Status(status::Options),
     /// Ask the ledger
     Audit {
         #[command(subcommand)]
@@ -100,6 +109,9 @@ pub fn run() -> Exit {
         Command::Token { command } => token::run(&command),
         Command::Explain(options) => explain::run(&options),
         Command::Policy { command } => policy::run(&command),
+        Command::Freeze(options) => freeze::freeze(&options),
+        Command::Unfreeze(options) => freeze::unfreeze(&options),
+        Command::Status(options) => status::run(&options),
         Command::Audit { command } => audit::run(&command),
         Command::Sandbox(options) => sandbox::run(options),
         Command::Demo(options) => demo::run(&options),

@@ -9,9 +9,9 @@
 //! takes an `Intent`, and only the ledger's word that an entry is durable makes one:
 //!
 //! ```compile_fail,E0308
-//! # use wasend_gateway::{gateway::{forward::forward, limit::Admission}, ledger::freeze::Freezes, tasks::Tasks, upstream::Upstream};
-//! async fn forward_without_a_record(admission: Admission, freezes: &Freezes, upstream: &Upstream, tasks: &Tasks) {
-//!     forward(admission, freezes, upstream, tasks).await;
+//! # use wasend_gateway::{gateway::{forward::forward, limit::Admission}, ledger::Ledger, tasks::Tasks, upstream::Upstream};
+//! async fn forward_without_a_record(admission: Admission, ledger: &dyn Ledger, upstream: &Upstream, tasks: &Tasks) {
+//!     forward(admission, ledger, upstream, tasks).await;
 //! }
 //! ```
 //! ```compile_fail,E0451
@@ -29,9 +29,9 @@
 //! ```
 //! With an intent it compiles:
 //! ```
-//! # use wasend_gateway::{gateway::{forward::forward, intend::Intent}, ledger::freeze::Freezes, tasks::Tasks, upstream::Upstream};
-//! async fn forward_what_is_recorded(intent: Intent, freezes: &Freezes, upstream: &Upstream, tasks: &Tasks) {
-//!     forward(intent, freezes, upstream, tasks).await;
+//! # use wasend_gateway::{gateway::{forward::forward, intend::Intent}, ledger::Ledger, tasks::Tasks, upstream::Upstream};
+//! async fn forward_what_is_recorded(intent: Intent, ledger: &dyn Ledger, upstream: &Upstream, tasks: &Tasks) {
+//!     forward(intent, ledger, upstream, tasks).await;
 //! }
 //! ```
 
@@ -255,7 +255,7 @@ impl Gateway {
             Err(Unintended::Replay(replay)) => answer::replay(replay, &trace, &self.metrics),
             Ok(intent) => {
                 let started = moment();
-                let reply = forward::forward(intent, &self.ledger.freezes(), &self.upstream, &self.tasks).await;
+                let reply = forward::forward(intent, self.ledger.as_ref(), &self.upstream, &self.tasks).await;
                 trace.mark("forward", started);
                 let concluded = conclude::conclude(reply, self.ledger.as_ref(), &mut trace).await;
                 answer::answer(concluded, &trace, &self.metrics)

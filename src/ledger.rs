@@ -270,6 +270,12 @@ pub trait Reader {
     /// As [`Reader::search`].
     fn request(&self, request_id: &str) -> Result<Entries, OpenError>;
 
+    /// Every freeze that nobody has taken back.
+    ///
+    /// # Errors
+    /// In words, when the store cannot be read.
+    fn freezes(&self) -> Result<Freezes, OpenError>;
+
     /// How many requests ended how, per day and caller, ascending.
     ///
     /// # Errors

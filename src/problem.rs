@@ -86,6 +86,15 @@ impl Problem {
         Self::refused(StatusCode::FORBIDDEN, "frozen", "Deletions are stopped", detail)
     }
 
+    fn held_back(seconds: u64) -> Self {
+        let detail = format!("the provider asked to be left alone for {seconds} s more; nothing was sent");
+        let title = "The provider asked to wait";
+        Self {
+            retry: Retry::Around(seconds),
+            ..Self::refused(StatusCode::TOO_MANY_REQUESTS, "upstream-backoff", title, detail)
+        }
+    }
+
     fn unavailable(code: &'static str, title: &'static str, detail: &'static str) -> Self {
         Self { retry: Retry::Soon, ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, code, title, detail) }
     }
@@ -209,15 +218,7 @@ impl From<&Refused> for Problem {
                     format!("{whose}; try again in {retry_after_s} s"),
                 )
             },
-            Refused::UpstreamBackoff(seconds) => Self {
-                retry: Retry::Around(*seconds),
-                ..Self::refused(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "upstream-backoff",
-                    "The provider asked to wait",
-                    format!("the provider asked to be left alone for {seconds} s more; nothing was sent"),
-                )
-            },
+            Refused::UpstreamBackoff(seconds) => Self::held_back(*seconds),
             Refused::NotAdmitted(reason) => Self::from(reason),
             Refused::LedgerUnavailable => Self::unavailable(
                 "ledger-unavailable",

@@ -101,7 +101,7 @@ fn of_log(ledger: PathBuf, number: Option<u32>) -> PathBuf {
 }
 
 /// `[ledger]`, by a configuration of which nothing else has to be right.
-fn section(file: &Path) -> Result<config::Ledger, Exit> {
+pub(super) fn section(file: &Path) -> Result<config::Ledger, Exit> {
     let (ledger, elsewhere) = config::load_ledger(file).map_err(|faults| page::faults(file, &faults))?;
     for fault in elsewhere {
         page::complain(format_args!("warning: {fault}"));

@@ -1,21 +1,22 @@
 //! `freeze`, `unfreeze`: the brake. Through the process that serves or, where none does, in the ledger itself.
 
+use super::alone::{Alone, complain, silent};
 use super::audit::section;
 use super::{Exit, page};
 use crate::clock::{Timestamp, moment, parse_span, since};
-use crate::config;
 use crate::gateway::brake::Stopped;
 use crate::id::{CallerName, RequestId, SessionId};
 use crate::ledger::freeze::{Covers, Freeze, reason};
-use crate::ledger::sqlite::{Sqlite, SqliteReader};
-use crate::ledger::{Ledger, NotRecorded, OpenError};
-use crate::server::control::{NotHeard, Said, Verb, ask, by};
-use crate::telemetry::Metrics;
+use crate::ledger::{Ledger, NotRecorded};
+use crate::server::control::{NotHeard, Said, Verb, ask};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between two questions what is still under way.
 const PAUSE: Duration = Duration::from_millis(50);
+
+const NOT_RECORDED: &str =
+    "it could not be recorded, or nobody knows whether it was: ask for the status, and try again";
 
 /// What is meant: exactly one of three.
 #[derive(clap::Args)]
@@ -25,10 +26,10 @@ struct Which {
     #[arg(long)]
     all: bool,
     /// Those of one caller
-    #[arg(long, value_name = "NAME", value_parser = |text: &str| CallerName::parse(text))]
+    #[arg(long, value_name = "NAME", value_parser = caller)]
     caller: Option<CallerName>,
     /// Those in one session, whoever calls
-    #[arg(long, value_name = "ID", value_parser = |text: &str| SessionId::parse(text))]
+    #[arg(long, value_name = "ID", value_parser = session)]
     session: Option<SessionId>,
 }
 
@@ -42,6 +43,18 @@ impl Which {
     }
 }
 
+fn caller(text: &str) -> Result<CallerName, String> {
+    CallerName::parse(text).map_err(|fault| format!("a caller's name {fault}"))
+}
+
+fn session(text: &str) -> Result<SessionId, String> {
+    SessionId::parse(text).map_err(|fault| format!("a session's id {fault}"))
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    parse_span(text).ok_or_else(|| "is not a span such as 90s, 15m, 2h, 7d".to_owned())
+}
+
 #[derive(clap::Args)]
 pub(super) struct Freezing {
     /// The configuration, of which only [ledger] has to be right
@@ -50,7 +63,7 @@ pub(super) struct Freezing {
     #[command(flatten)]
     which: Which,
     /// For how long, such as 2h; without it until somebody unfreezes
-    #[arg(long = "for", value_name = "SPAN", value_parser = |text: &str| parse_span(text).ok_or("is not a span such as 90s, 15m, 2h, 7d"))]
+    #[arg(long = "for", value_name = "SPAN", value_parser = span)]
     lasts: Option<Duration>,
     /// Why: callers are shown it, and it is recorded
     #[arg(long, value_name = "TEXT", value_parser = reason)]
@@ -84,24 +97,23 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
     let (covers, until) = (options.which.covers(), options.lasts.map(|span| Timestamp::now().after(span)));
     let verb = Verb::Freeze { covers: covers.clone(), until, reason: options.reason.clone() };
     let said = Saying { json: options.json, covers: covers.clone() };
-    match ask(&section.path, &verb) {
-        Ok(Said::Stopped(stopped)) => said.until_nothing_is_open(&section.path, stopped),
-        Ok(Said::No(words)) => complain(Exit::Restart, &words),
-        Ok(_) => complain(Exit::Unavailable, "the process that serves answers something else"),
-        Err(NotHeard::Silent(words)) => page::silent(&section.path, &words),
+    match ask(&section.path, &verb, Said::stopped) {
+        Ok(stopped) => said.until_nothing_is_open(&section.path, stopped),
+        Err(NotHeard::No(words)) => complain(Exit::Restart, &words),
+        Err(NotHeard::Silent(words)) => silent(&section.path, &words),
         Err(NotHeard::Nobody) => {
-            let done = alone(&section, |ledger, by| {
-                let freeze = Freeze { covers, until, reason: options.reason.clone(), by };
-                ledger.block(ledger.store.freeze(freeze))
-            });
-            match done {
-                Err(exit) => exit,
-                Ok(Err(NotRecorded)) => complain(Exit::Restart, "it could not be recorded: ask for the status"),
-                Ok(Ok(())) => {
-                    said.frozen();
-                    said.end(&[])
-                }
+            let ledger = match Alone::open(&section) {
+                Ok(ledger) => ledger,
+                Err(exit) => return exit,
+            };
+            let freeze = Freeze { covers, until, reason: options.reason.clone(), by: ledger.by.clone() };
+            let recorded = ledger.wait(ledger.store.freeze(freeze));
+            ledger.close();
+            if recorded.is_err() {
+                return complain(Exit::Restart, NOT_RECORDED);
             }
+            said.frozen();
+            said.end(&[])
         }
     }
 }
@@ -113,19 +125,21 @@ pub(super) fn unfreeze(options: &Unfreezing) -> Exit {
         Err(exit) => return exit,
     };
     let covers = options.which.covers();
-    let any = match ask(&section.path, &Verb::Unfreeze { covers: covers.clone(), reason: options.reason.clone() }) {
-        Ok(Said::Unfrozen { any }) => any,
-        Ok(Said::No(words)) => return complain(Exit::Restart, &words),
-        Ok(_) => return complain(Exit::Unavailable, "the process that serves answers something else"),
-        Err(NotHeard::Silent(words)) => return page::silent(&section.path, &words),
+    let verb = Verb::Unfreeze { covers: covers.clone(), reason: options.reason.clone() };
+    let any = match ask(&section.path, &verb, Said::unfrozen) {
+        Ok(any) => any,
+        Err(NotHeard::No(words)) => return complain(Exit::Restart, &words),
+        Err(NotHeard::Silent(words)) => return silent(&section.path, &words),
         Err(NotHeard::Nobody) => {
-            let done = alone(&section, |ledger, by| {
-                ledger.block(ledger.store.unfreeze(covers.clone(), options.reason.clone(), by))
-            });
-            match done {
+            let ledger = match Alone::open(&section) {
+                Ok(ledger) => ledger,
                 Err(exit) => return exit,
-                Ok(Err(NotRecorded)) => return complain(Exit::Restart, "it could not be recorded: ask for the status"),
-                Ok(Ok(any)) => any,
+            };
+            let any = ledger.wait(ledger.store.unfreeze(covers.clone(), options.reason.clone(), ledger.by.clone()));
+            ledger.close();
+            match any {
+                Ok(any) => any,
+                Err(NotRecorded) => return complain(Exit::Restart, NOT_RECORDED),
             }
         }
     };
@@ -137,41 +151,6 @@ pub(super) fn unfreeze(options: &Unfreezing) -> Exit {
         page::complain(format_args!("{covers} is not frozen; `status` lists what is"));
     }
     if any { Exit::Done } else { Exit::No }
-}
-
-fn complain(exit: Exit, words: &str) -> Exit {
-    page::complain(words);
-    exit
-}
-
-/// The ledger, held by this command: no process serves it.
-struct Alone {
-    store: Sqlite,
-    runtime: tokio::runtime::Runtime,
-}
-
-impl Alone {
-    fn block<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.runtime.block_on(answer)
-    }
-}
-
-/// Opens the ledger as a start of `serve` would, so that what was under way is closed, and does one thing.
-fn alone<T>(section: &config::Ledger, act: impl FnOnce(&Alone, String) -> T) -> Result<T, Exit> {
-    // Asked first: where there is no ledger, none is made.
-    SqliteReader::open(&section.path).map_err(|error| page::ledger(&error))?;
-    let user = page::owner(&section.path)?;
-    let store = match Sqlite::open(section, Metrics::new().0) {
-        Ok((store, _)) => store,
-        Err(OpenError::Held(_)) => return Err(page::silent(&section.path, "it does not listen on control.sock")),
-        Err(error) => return Err(page::ledger(&error)),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.map_err(|e| complain(Exit::Unavailable, &format!("the runtime cannot be started: {e}")))?;
-    let ledger = Alone { store, runtime };
-    let done = act(&ledger, by(user));
-    ledger.block(ledger.store.close());
-    Ok(done)
 }
 
 /// What the command says on its way.
@@ -195,13 +174,12 @@ impl Saying {
         let (began, patience, mut open) = (moment(), Duration::from_secs(stopped.within_s), stopped.open);
         while !open.is_empty() && since(began) < patience {
             std::thread::sleep(PAUSE);
-            match ask(folder, &Verb::Covered { covers: self.covers.clone() }) {
-                Ok(Said::Open { open: still }) => open.retain(|id| still.contains(id)),
-                Ok(Said::No(words)) => return complain(Exit::Restart, &words),
+            match ask(folder, &Verb::Covered { covers: self.covers.clone() }, Said::open) {
+                Ok(still) => open.retain(|id| still.contains(id)),
+                Err(NotHeard::No(words)) => return complain(Exit::Restart, &words),
                 // What it had under way, its next start records as unknown, and does not send.
                 Err(NotHeard::Nobody) => open.clear(),
-                Err(NotHeard::Silent(words)) => return page::silent(folder, &words),
-                Ok(_) => return complain(Exit::Unavailable, "the process that serves answers something else"),
+                Err(NotHeard::Silent(words)) => return silent(folder, &words),
             }
         }
         self.end(&open)

@@ -1,5 +1,6 @@
 //! `status`: what is frozen, and how the process that serves stands. Exit 0 also when none does.
 
+use super::alone::{complain, silent};
 use super::audit::section;
 use super::{Exit, page};
 use crate::gateway::brake::{Frozen, Status};
@@ -23,15 +24,14 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(section) => section,
         Err(exit) => return exit,
     };
-    let (serving, freezes) = match ask(&section.path, &Verb::Status) {
-        Ok(Said::Status(status)) => (Some(*status), Vec::new()),
-        Ok(_) => {
-            page::complain("the process that serves answers something else");
-            return Exit::Unavailable;
-        }
-        Err(NotHeard::Silent(words)) => return page::silent(&section.path, &words),
+    let (serving, freezes) = match ask(&section.path, &Verb::Status, Said::status) {
+        Ok(status) => (Some(status), Vec::new()),
+        Err(NotHeard::No(words)) => return complain(Exit::Unavailable, &words),
+        Err(NotHeard::Silent(words)) => return silent(&section.path, &words),
         Err(NotHeard::Nobody) => match SqliteReader::open(&section.path).and_then(|ledger| ledger.freezes()) {
-            Ok(freezes) => (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: vec![] }).collect()),
+            Ok(freezes) => {
+                (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: vec![] }).collect())
+            }
             Err(error) => return page::ledger(&error),
         },
     };

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Every point, in the order in which a process and a request reach them.
 const POINTS: &[&str] = &[
@@ -56,6 +57,8 @@ enum Action {
     Kill,
     Panic,
     Stall,
+    /// Goes on after a second.
+    Pause,
 }
 
 #[derive(Debug)]
@@ -94,7 +97,8 @@ impl Armed {
                 "kill" => Action::Kill,
                 "panic" => Action::Panic,
                 "stall" => Action::Stall,
-                other => return Err(unknown("action", other, &["kill", "panic", "stall"])),
+                "pause" => Action::Pause,
+                other => return Err(unknown("action", other, &["kill", "panic", "stall", "pause"])),
             };
             let at = at.parse().map_err(|_| format!("`@{at}` is not a number of times"))?;
             armed.points.push(Point { name, action, at, reached: AtomicU64::new(0) });
@@ -136,6 +140,10 @@ pub(super) fn hit(name: &'static str) {
             Action::Panic => panic!("failpoint {name}"),
             Action::Kill => {
                 let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            }
+            Action::Pause => {
+                std::thread::sleep(Duration::from_secs(1));
+                continue;
             }
             Action::Stall => {}
         }

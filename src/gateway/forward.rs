@@ -4,8 +4,7 @@ use super::intend::Intent;
 use crate::clock::{Moment, Timestamp};
 use crate::error::Failed;
 use crate::failpoint;
-use crate::ledger::Recorded;
-use crate::ledger::freeze::Freezes;
+use crate::ledger::{Ledger, Recorded};
 use crate::tasks::Tasks;
 use crate::upstream::{Confirmed, Upstream};
 use futures_util::FutureExt;
@@ -23,10 +22,10 @@ pub struct Reply {
 
 /// Forwards an intent, unless it was frozen since it was recorded. A panic on the way and an end of the process's
 /// patience are outcomes too.
-pub async fn forward(intent: Intent, freezes: &Freezes, upstream: &Upstream, tasks: &Tasks) -> Reply {
+pub async fn forward(intent: Intent, ledger: &dyn Ledger, upstream: &Upstream, tasks: &Tasks) -> Reply {
     failpoint::hit("forward");
     let Intent { recorded, prepared, deadline, slot, caller, session, is_keyed } = intent;
-    if let Some(freeze) = freezes.covering(&caller, &session, Timestamp::now()) {
+    if let Some(freeze) = ledger.freezes().covering(&caller, &session, Timestamp::now()) {
         let result = Err(Failed::Frozen(freeze.reason.clone()));
         return Reply { recorded, result, slot, deadline, is_keyed };
     }

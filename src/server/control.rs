@@ -10,6 +10,10 @@ pub use client::{NotHeard, ask};
 
 use crate::clock::Timestamp;
 use crate::gateway::Gateway;
+use crate::gateway::brake::{Status, Stopped};
+use crate::id::RequestId;
+use crate::ledger::NotRecorded;
+use crate::ledger::freeze::{Covers, Freeze};
 use crate::ledger::prune::{Order, Prune, Stage};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -24,8 +28,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const NAME: &str = "control.sock";
-/// The longest line of either side.
+/// The longest question.
 const LINE_AT_MOST: u64 = 16 * 1024;
+/// The longest answer: a request id takes 39 bytes of it.
+const ANSWER_AT_MOST: u64 = 64 * 1024 * 1024;
 /// How long one side waits for a line of the other.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many are heard at once; more wait.
@@ -44,6 +50,29 @@ pub enum Verb {
     },
     /// How far the prune is.
     Pruning,
+    /// Stop what this covers. Answered when it is recorded.
+    Freeze {
+        /// What.
+        covers: Covers,
+        /// Until then; without it until somebody unfreezes.
+        until: Option<Timestamp>,
+        /// Why.
+        reason: String,
+    },
+    /// Take back the freeze that covers just this.
+    Unfreeze {
+        /// What.
+        covers: Covers,
+        /// Why.
+        reason: String,
+    },
+    /// Which of the requests that this covers have no outcome yet.
+    Covered {
+        /// What.
+        covers: Covers,
+    },
+    /// How the process stands.
+    Status,
 }
 
 /// What the process says to it.
@@ -52,8 +81,54 @@ pub enum Verb {
 pub enum Said {
     /// How far the prune is.
     Pruning(Stage),
+    /// It is frozen.
+    Stopped(Stopped),
+    /// It is not frozen any more.
+    Unfrozen {
+        /// It was.
+        any: bool,
+    },
+    /// Requests without an outcome.
+    Open {
+        /// Theirs.
+        open: Vec<RequestId>,
+    },
+    /// How the process stands.
+    Status(Box<Status>),
     /// No, in words.
     No(String),
+}
+
+impl Said {
+    /// How far the prune is, if that is what was said.
+    #[must_use]
+    pub fn pruning(self) -> Option<Stage> {
+        if let Self::Pruning(stage) = self { Some(stage) } else { None }
+    }
+
+    /// What was stopped, if that is what was said.
+    #[must_use]
+    pub fn stopped(self) -> Option<Stopped> {
+        if let Self::Stopped(stopped) = self { Some(stopped) } else { None }
+    }
+
+    /// Whether it had been frozen, if that is what was said.
+    #[must_use]
+    pub fn unfrozen(self) -> Option<bool> {
+        if let Self::Unfrozen { any } = self { Some(any) } else { None }
+    }
+
+    /// The requests without an outcome, if that is what was said.
+    #[must_use]
+    pub fn open(self) -> Option<Vec<RequestId>> {
+        if let Self::Open { open } = self { Some(open) } else { None }
+    }
+
+    /// How the process stands, if that is what was said.
+    #[must_use]
+    pub fn status(self) -> Option<Status> {
+        if let Self::Status(status) = self { Some(*status) } else { None }
+    }
 }
 
 /// What the verbs act on.
@@ -77,8 +152,25 @@ impl Reach {
                 },
             },
             Verb::Pruning => Said::Pruning(self.store.pruning()),
+            Verb::Freeze { covers, until, reason } => {
+                let freeze = Freeze { covers, until, reason, by: by(user) };
+                self.gateway.freeze(freeze).await.map_or_else(|NotRecorded| not_recorded(), Said::Stopped)
+            }
+            Verb::Unfreeze { covers, reason } => {
+                let unfrozen = self.gateway.unfreeze(covers, reason, by(user)).await;
+                unfrozen.map_or_else(|NotRecorded| not_recorded(), |any| Said::Unfrozen { any })
+            }
+            Verb::Covered { covers } => {
+                let open = self.gateway.ledger.covered(covers).await;
+                open.map_or_else(not_recorded, |open| Said::Open { open })
+            }
+            Verb::Status => Said::Status(Box::new(self.gateway.status().await)),
         }
     }
+}
+
+fn not_recorded() -> Said {
+    Said::No("the ledger takes no entries now; the log of the process that serves says why".to_owned())
 }
 
 /// A user of this machine, as entries name one.

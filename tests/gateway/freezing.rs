@@ -134,8 +134,8 @@ fn an_intent_that_was_recorded_before_a_freeze_and_not_sent_is_never_sent() {
     let provider = Provider::start();
     let text = configuration(&provider.url(), &[], &caller("moderation", TOKEN, ""));
     let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let stalled = [("WASEND_GATEWAY_FAILPOINTS", "forward=stall")];
-    let gateway = Gateway::in_folder(folder, &text, &stalled);
+    let paused = [("WASEND_GATEWAY_FAILPOINTS", "forward=pause")];
+    let gateway = Gateway::in_folder(folder, &text, &paused);
     let mut waiting = gateway.send();
     eventually("it is recorded", || gateway.of_kind("intent").len() == 1);
     let output = command(&["freeze", "--all", "--reason", "stop"], &gateway.config());

@@ -1,15 +1,13 @@
 //! `audit prune`: removes old entries, through the process that serves or, where none does, by itself.
 
 use super::{Common, section, when};
+use crate::cli::alone::{Alone, complain, silent};
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, Timestamp, moment, since};
 use crate::config;
 use crate::ledger::prune::{Order, Prune, Stage, Why};
-use crate::ledger::sqlite::{self, Sqlite, SqliteReader};
-use crate::ledger::{Ledger, OpenError};
-use crate::server::control::{NotHeard, Said, Verb, ask, by};
-use crate::telemetry::Metrics;
-use std::os::unix::fs::MetadataExt;
+use crate::ledger::sqlite::SqliteReader;
+use crate::server::control::{NotHeard, Said, Verb, ask};
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,30 +36,19 @@ pub(super) fn run(options: &Options) -> Exit {
     }
     let verb = Verb::Prune { before: options.before.to_string() };
     let mut watch = Watch { json: options.common.json, moved: moment(), stage: Stage::Idle, said: moment() };
-    match ask(&section.path, &verb) {
-        Ok(Said::No(words)) => complain(Exit::Restart, &words),
-        Ok(Said::Pruning(_)) => watch.until_end(|| through(&section.path)),
+    match ask(&section.path, &verb, Said::pruning) {
+        Ok(_) => watch.until_end(|| through(&section.path)),
+        Err(NotHeard::No(words)) => complain(Exit::Restart, &words),
         Err(NotHeard::Silent(words)) => silent(&section.path, &words),
         Err(NotHeard::Nobody) => alone(&section, options.before, &mut watch),
     }
 }
 
-fn complain(exit: Exit, words: &str) -> Exit {
-    page::complain(words);
-    exit
-}
-
-fn silent(folder: &Path, words: &str) -> Exit {
-    let process =
-        sqlite::holder(folder).map_or_else(|| "the process that serves".to_owned(), |pid| format!("process {pid}"));
-    complain(Exit::Unavailable, &format!("{process} holds this ledger and is not to be talked to: {words}"))
-}
-
 /// How far the process that serves is.
 fn through(folder: &Path) -> Result<Stage, Exit> {
-    match ask(folder, &Verb::Pruning) {
-        Ok(Said::Pruning(stage)) => Ok(stage),
-        Ok(Said::No(words)) => Err(complain(Exit::Unavailable, &words)),
+    match ask(folder, &Verb::Pruning, Said::pruning) {
+        Ok(stage) => Ok(stage),
+        Err(NotHeard::No(words)) => Err(complain(Exit::Unavailable, &words)),
         Err(NotHeard::Silent(words)) => Err(silent(folder, &words)),
         Err(NotHeard::Nobody) => Err(complain(
             Exit::Restart,
@@ -70,35 +57,21 @@ fn through(folder: &Path) -> Result<Stage, Exit> {
     }
 }
 
-/// Opens the ledger as a start of `serve` would.
 fn alone(section: &config::Ledger, before: Timestamp, watch: &mut Watch) -> Exit {
-    let user = rustix::process::geteuid().as_raw();
-    match std::fs::metadata(&section.path) {
-        Ok(is) if is.uid() != user => {
-            let words = format!("{} belongs to uid {}: prune as that user", section.path.display(), is.uid());
-            return complain(Exit::Unavailable, &words);
-        }
-        Ok(_) | Err(_) => {}
-    }
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let ledger = match Sqlite::open(section, Metrics::new().0) {
-        Ok((ledger, _)) => ledger,
-        Err(OpenError::Held(_)) => return silent(&section.path, "it does not listen on control.sock"),
-        Err(error) => return page::ledger(&error),
+    let ledger = match Alone::open(section) {
+        Ok(ledger) => ledger,
+        Err(exit) => return exit,
     };
     // Where the start has found an earlier one to go on with, that is watched, and then what was asked for.
     let mut exit = Exit::Done;
-    if ledger.pruning().is_under_way() {
-        exit = watch.until_end(|| Ok(ledger.pruning()));
+    if ledger.store.pruning().is_under_way() {
+        exit = watch.until_end(|| Ok(ledger.store.pruning()));
     }
     if exit == Exit::Done {
-        let begun = ledger.prune(Order { before, by: by(user) });
-        exit = begun.map_or(Exit::Restart, |()| watch.until_end(|| Ok(ledger.pruning())));
+        let begun = ledger.store.prune(Order { before, by: ledger.by.clone() });
+        exit = begun.map_or(Exit::Restart, |()| watch.until_end(|| Ok(ledger.store.pruning())));
     }
-    match tokio::runtime::Builder::new_current_thread().build() {
-        Ok(runtime) => runtime.block_on(ledger.close()),
-        Err(error) => return complain(Exit::Unavailable, &format!("the runtime cannot be started: {error}")),
-    }
+    ledger.close();
     exit
 }
 

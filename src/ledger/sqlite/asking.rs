@@ -6,10 +6,12 @@
 use super::index::compare::Comparison;
 use super::index::posting::{Set, term};
 use super::index::store::{self, Meta, failed};
+use super::standing;
 use super::tree_store::{self, TreeStore};
 use super::{database, prune};
 use crate::clock::Timestamp;
 use crate::ledger::checkpoint::note::VerifyingKey;
+use crate::ledger::freeze::Freezes;
 use crate::ledger::glance::{Glance, bare};
 use crate::ledger::prune::Pruned;
 use crate::ledger::search::{End, Filling, Page, Query, Told};
@@ -275,6 +277,13 @@ impl Reader for SqliteReader {
 
     fn request(&self, request_id: &str) -> Result<Entries, OpenError> {
         self.either(|found| self.request_with(request_id, found))
+    }
+
+    fn freezes(&self) -> Result<Freezes, OpenError> {
+        let standing = standing::Standing::load(&self.db);
+        standing
+            .map(|standing| standing.freezes().clone())
+            .map_err(|e| OpenError::Damaged(format!("the freezes cannot be read: {e}")))
     }
 
     fn stats(&self, span: Span) -> Result<Vec<Tally>, OpenError> {

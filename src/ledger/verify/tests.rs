@@ -141,6 +141,10 @@ impl Reader for Log {
         unreachable!("not asked")
     }
 
+    fn freezes(&self) -> Result<crate::ledger::freeze::Freezes, OpenError> {
+        Ok(crate::ledger::freeze::Freezes::default())
+    }
+
     fn stats(&self, _: stats::Span) -> Result<Vec<stats::Tally>, OpenError> {
         unreachable!("not asked")
     }

@@ -1,6 +1,6 @@
 //! The asking side, for commands. It blocks, and never for longer than the deadline.
 
-use super::{LINE_AT_MOST, PATIENCE, Said, Verb, short};
+use super::{ANSWER_AT_MOST, PATIENCE, Said, Verb, short};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -10,15 +10,26 @@ use std::path::Path;
 pub enum NotHeard {
     /// No process listens there.
     Nobody,
+    /// One does, and says no, in these words.
+    No(String),
     /// One does, and does not answer, or not in words that are understood.
     Silent(String),
 }
 
-/// Asks the process that serves the ledger in this folder.
+/// Asks the process that serves the ledger in this folder. `wanted` takes the answer that belongs to the verb.
 ///
 /// # Errors
 /// See [`NotHeard`]. After [`NotHeard::Silent`] it is not known whether it does what it was asked.
-pub fn ask(folder: &Path, verb: &Verb) -> Result<Said, NotHeard> {
+pub fn ask<T>(folder: &Path, verb: &Verb, wanted: impl FnOnce(Said) -> Option<T>) -> Result<T, NotHeard> {
+    let said = said(folder, verb)?;
+    if let Said::No(words) = said {
+        return Err(NotHeard::No(words));
+    }
+    let strange = || NotHeard::Silent("it answers something else than it was asked; is it of another version?".into());
+    wanted(said).ok_or_else(strange)
+}
+
+fn said(folder: &Path, verb: &Verb) -> Result<Said, NotHeard> {
     let silent = |e: std::io::Error| NotHeard::Silent(e.to_string());
     let nobody = |e: std::io::Error| {
         let is_nobody = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
@@ -32,7 +43,7 @@ pub fn ask(folder: &Path, verb: &Verb) -> Result<Said, NotHeard> {
     line.push(b'\n');
     stream.write_all(&line).map_err(silent)?;
     let mut answer = Vec::new();
-    BufReader::new(stream.take(LINE_AT_MOST)).read_until(b'\n', &mut answer).map_err(|e| {
+    BufReader::new(stream.take(ANSWER_AT_MOST)).read_until(b'\n', &mut answer).map_err(|e| {
         if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
             return NotHeard::Silent(format!("it did not answer in {} s", PATIENCE.as_secs()));
         }

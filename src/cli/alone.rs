@@ -1,0 +1,66 @@
+//! Commands that act on a ledger that no process serves: they hold it themselves, as a start of `serve` would, so that
+//! what was under way is closed first. And what they say of a process that serves and does not answer.
+
+use super::{Exit, page};
+use crate::config;
+use crate::ledger::sqlite::{self, Sqlite, SqliteReader};
+use crate::ledger::{Ledger, OpenError};
+use crate::server::control::by;
+use crate::telemetry::Metrics;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// A ledger, held by this command. Ends with [`Alone::close`].
+pub(super) struct Alone {
+    pub(super) store: Sqlite,
+    /// Who acts, as entries name it.
+    pub(super) by: String,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Alone {
+    /// Opens a ledger that is there. Where there is none, none is made; another user's is left to that one.
+    ///
+    /// # Errors
+    /// The exit, after it was said why.
+    pub(super) fn open(section: &config::Ledger) -> Result<Self, Exit> {
+        SqliteReader::open(&section.path).map_err(|error| page::ledger(&error))?;
+        let user = rustix::process::geteuid().as_raw();
+        if let Ok(is) = std::fs::metadata(&section.path)
+            && is.uid() != user
+        {
+            let words = format!("{} belongs to uid {}: do this as that user", section.path.display(), is.uid());
+            return Err(complain(Exit::Unavailable, &words));
+        }
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime =
+            runtime.map_err(|e| complain(Exit::Unavailable, &format!("the runtime cannot be started: {e}")))?;
+        match Sqlite::open(section, Metrics::new().0) {
+            Ok((store, _)) => Ok(Self { store, by: by(user), runtime }),
+            Err(OpenError::Held(_)) => Err(silent(&section.path, "it does not listen on control.sock")),
+            Err(error) => Err(page::ledger(&error)),
+        }
+    }
+
+    /// Waits for an answer of the store.
+    pub(super) fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.runtime.block_on(answer)
+    }
+
+    pub(super) fn close(self) {
+        self.runtime.block_on(self.store.close());
+    }
+}
+
+pub(super) fn complain(exit: Exit, words: &str) -> Exit {
+    page::complain(words);
+    exit
+}
+
+/// A process serves the ledger, and does not answer, or not in words that are understood.
+pub(super) fn silent(folder: &Path, words: &str) -> Exit {
+    let process =
+        sqlite::holder(folder).map_or_else(|| "the process that serves".to_owned(), |pid| format!("process {pid}"));
+    complain(Exit::Unavailable, &format!("{process} holds this ledger and is not to be talked to: {words}"))
+}
