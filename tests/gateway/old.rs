@@ -95,7 +95,10 @@ impl Old {
         let script = SEED.replace("PHONE", PHONE).replace("KEPT", KEPT);
         let (old, new) = (old.to_string(), new.to_string());
         python(&script, &[&self.ledger().join("ledger.db"), Path::new(&old), Path::new(&new)]);
-        for file in ["tree.db", "tree.db-wal", "search.db", "search.db-wal", "signing-key"] {
+        // As if nothing had been signed yet.
+        let forget = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript('DELETE FROM tile; DELETE FROM signed'); db.close()";
+        python(forget, &[&self.ledger().join("tree.db")]);
+        for file in ["search.db", "search.db-wal", "signing-key"] {
             let _ = std::fs::remove_file(self.ledger().join(file));
         }
         self

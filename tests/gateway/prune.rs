@@ -249,17 +249,20 @@ fn what_is_left_of_a_pruned_ledger_is_served_exported_copied_and_put_back() {
     assert!(!tiles.join("tile/entries/001").exists());
     let (_, words) = old.run(&["audit", "export"]);
     assert!(words.contains("entries before 512 were pruned"));
-    let copy = old.folder.path().join("copy");
+    let (copy, kept) = (old.folder.path().join("copy"), old.folder.path().join("kept"));
+    std::fs::write(&kept, old.run(&["audit", "checkpoint"]).1).unwrap();
     let (code, words) = old.run(&["audit", "backup", "--json", "--to", copy.to_str().unwrap()]);
     assert_eq!(code, Some(0), "{words}");
     assert!(gateway.stop().success());
 
-    // The folder anew, with nothing but the copy and the key: the hashes before the edge are lost, and it goes on.
+    // Nothing is left but the copy, the key and a checkpoint: the hashes before the edge are lost, and it goes on.
     let key = std::fs::read(old.ledger().join("signing-key")).unwrap();
     std::fs::remove_dir_all(old.ledger()).unwrap();
     std::fs::create_dir(old.ledger()).unwrap();
-    std::fs::copy(&copy, old.ledger().join("ledger.db")).unwrap();
     std::fs::write(old.ledger().join("signing-key"), key).unwrap();
+    let restore = |more: &[&str]| old.run(&[&["audit", "restore", "--from", copy.to_str().unwrap()], more].concat());
+    let (code, words) = restore(&["--checkpoint", kept.to_str().unwrap()]);
+    assert!(code == Some(0) && words.contains("gateway.example/log"), "{words}");
     let mut again = old.settled();
     old.is_gone();
     assert_eq!(delete(again.listen, TARGET, TOKEN).status, 200);
@@ -267,6 +270,16 @@ fn what_is_left_of_a_pruned_ledger_is_served_exported_copied_and_put_back() {
     assert!(again.stop().success());
     let (code, words) = old.run(&["audit", "reindex"]);
     assert_eq!(code, Some(0), "{words}");
+
+    // Once more, with a loss: the new log begins at 0, and the old one where it was pruned.
+    let (code, words) = restore(&["--accept-loss"]);
+    assert_eq!(code, Some(0), "{words}");
+    assert_eq!(old.first(), 0);
+    let (_, words) = old.run(&["audit", "export", "--log", "1"]);
+    assert!(words.contains("\"seq\":512,") && !words.contains("\"seq\":511,"), "{words}");
+    let (code, words) = old.run(&["audit", "verify", "--log", "1"]);
+    assert!(code == Some(0) && words.contains("of their hashes only the last ones are left"), "{words}");
+    drop(old.settled());
 }
 
 #[test]
