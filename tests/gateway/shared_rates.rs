@@ -132,6 +132,13 @@ fn a_redis_that_takes_no_writes_means_503_and_nothing_sent_until_it_does() {
         refused_until_it_ends(&mut redis, "full", set("maxmemory", "1"), set("maxmemory", "0"));
         let follow = |redis: &mut Redis| drop(redis.ask(&["REPLICAOF", "127.0.0.1", "1"]));
         refused_until_it_ends(&mut redis, "a replica", follow, |redis| drop(redis.ask(&["REPLICAOF", "NO", "ONE"])));
+        let forget = |redis: &mut Redis| {
+            redis.ask(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+            redis.ask(&["REPLICAOF", "127.0.0.1", "1"]);
+        };
+        refused_until_it_ends(&mut redis, "a replica without a primary", forget, |redis| {
+            drop(redis.ask(&["REPLICAOF", "NO", "ONE"]))
+        });
         let forbid = |redis: &mut Redis| drop(redis.ask(&["ACL", "SETUSER", "default", "-set"]));
         refused_until_it_ends(&mut redis, "forbidden", forbid, |redis| {
             drop(redis.ask(&["ACL", "SETUSER", "default", "+set"]))
@@ -242,10 +249,10 @@ fn disturb(redis: &mut Redis, how: usize) {
     match how {
         0 => drop(redis.ask(&["CLIENT", "KILL", "TYPE", "normal"])),
         1 => drop(redis.ask(&["SCRIPT", "FLUSH"])),
-        2 => drop(redis.ask(&["CLIENT", "PAUSE", "40", "WRITE"])),
+        2 => drop(redis.ask(&["CLIENT", "PAUSE", "130", "WRITE"])),
         3 => {
             redis.signal("STOP");
-            thread::sleep(Duration::from_millis(40));
+            thread::sleep(Duration::from_millis(130));
             redis.signal("CONT");
         }
         _ => {
@@ -261,7 +268,7 @@ fn whatever_happens_to_a_redis_that_keeps_its_data_no_more_passes_than_the_rate_
     let (provider, mut random) = (Provider::start(), Random::new());
     let mut redis = Redis::prepare(SERVERS[0], &["--appendonly", "yes", "--appendfsync", "always"]);
     redis.run();
-    let start = || redis.gateway(&provider.url(), "timeout_ms = 30", &held_to("{ max = 60, per_s = 86400 }"));
+    let start = || redis.gateway(&provider.url(), "timeout_ms = 100", &held_to("{ max = 60, per_s = 86400 }"));
     let gateways = [start(), start()];
     let (passed, refused, unsure) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let ended = AtomicBool::new(false);
