@@ -67,6 +67,17 @@ fn without_a_process_the_command_prunes_by_itself() {
 #[test]
 fn what_may_not_go_is_refused_in_words() {
     let old = Old::new(700, 100, "");
+    let ledger = old.ledger().join("ledger.db");
+    let change = |sql: &str| {
+        let script =
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript(sys.argv[2]); db.close()";
+        python(script, &[&ledger, Path::new(sql)]);
+    };
+    // As the writer would have it: an unknown outcome whose picture is still to be looked at.
+    change(
+        "UPDATE entry SET bytes = CAST(replace(bytes, '\"kind\":\"resolution\"', '\"kind\":\"start\"') AS BLOB);
+         INSERT INTO unresolved VALUES (9000000000000000, 3, 0)",
+    );
     let refused = |old: &Old, before: &str, code: i32, words: &str| {
         let (is, said) = old.run(&["audit", "prune", "--before", before]);
         assert!(is == Some(code) && said.contains(words), "{is:?} {said}");
@@ -85,22 +96,12 @@ fn what_may_not_go_is_refused_in_words() {
     refused(&old, "soon", 64, "neither a span");
     refused(&old, "500d", 0, "nothing to prune");
     assert!(gateway.stop().success());
-    let ledger = old.ledger().join("ledger.db");
-    // As the writer would have it: an intent without an outcome, and one whose picture is still to be looked at.
-    let wait = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript(sys.argv[2]); db.close()";
-    python(wait, &[&ledger, Path::new("INSERT INTO unresolved VALUES (9000000000000000, 3, 0)")]);
     refused(&old, "60d", 1, "entry 3 is an intent whose outcome is unknown");
     let mut gateway = old.settled();
     refused(&old, "60d", 1, "entry 3 is an intent whose outcome is unknown");
     assert!(gateway.stop().success());
-    python(
-        wait,
-        &[
-            &ledger,
-            Path::new(
-                "DELETE FROM unresolved; UPDATE entry SET bytes = CAST(replace(bytes, '127.0.0.1', '127.0.0.2') AS BLOB) WHERE seq < 50",
-            ),
-        ],
+    change(
+        "DELETE FROM unresolved; UPDATE entry SET bytes = CAST(replace(bytes, '127.0.0.1', '127.0.0.2') AS BLOB) WHERE seq < 50",
     );
     refused(&old, "60d", 74, "are not those that were signed");
 }
@@ -255,6 +256,10 @@ fn what_is_left_of_a_pruned_ledger_is_served_exported_copied_and_put_back() {
     assert_eq!(code, Some(0), "{words}");
     assert!(gateway.stop().success());
 
+    put_back(&old, &copy, &kept);
+}
+
+fn put_back(old: &Old, copy: &Path, kept: &Path) {
     // Nothing is left but the copy, the key and a checkpoint: the hashes before the edge are lost, and it goes on.
     let key = std::fs::read(old.ledger().join("signing-key")).unwrap();
     std::fs::remove_dir_all(old.ledger()).unwrap();

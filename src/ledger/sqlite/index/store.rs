@@ -115,6 +115,8 @@ pub(in crate::ledger::sqlite) fn open_to_compare(
         (.., Some(what)) => Err(wrong(&what)),
         (db, .., None) => match meta(&db, ledger)? {
             Some(meta) => Ok(Some((db, meta))),
+            // They end before the log begins now, and have not forgotten that yet.
+            None if prune::pending(ledger)?.is_some() => Ok(None),
             None => Err(wrong("is not that of this ledger")),
         },
     }
