@@ -17,9 +17,11 @@ pub(super) fn run(file: &Path) -> Exit {
         return page::faults(file, &faults);
     }
     page::line(page::table(&["key", "value", "from"], loaded.effective.into_iter().map(Vec::from)));
+    let warnings = loaded.warnings.len();
     for warning in loaded.warnings {
         page::complain(format_args!("warning: {warning}"));
     }
+    page::line(format_args!("no faults, {warnings} {}", if warnings == 1 { "warning" } else { "warnings" }));
     Exit::Done
 }
 
