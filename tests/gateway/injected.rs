@@ -129,6 +129,9 @@ fn copy(left: &Arc<tempfile::TempDir>, old: bool) -> Arc<tempfile::TempDir> {
         std::fs::create_dir(folder.path().join("ledger")).unwrap();
         for file in std::fs::read_dir(left.path().join("ledger")).unwrap() {
             let file = file.unwrap();
+            if !file.file_type().unwrap().is_file() {
+                continue;
+            }
             std::fs::copy(file.path(), folder.path().join("ledger").join(file.file_name())).unwrap();
         }
     }
