@@ -20,7 +20,7 @@ test: ## Everything that must hold before a change goes in
 	bash tests/deploy.sh
 
 soak: ## The crash tests in full: thousands of kills, every call failed in turn, damaged policies, disturbed Redis (WASEND_SEED=N repeats one)
-	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|full|injected|mutated|power|reloading)::|^shared_rates::whatever_/)'
+	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|full|injected|mutated|power|reloading|replicas)::|^shared_rates::whatever_/)'
 
 lint: ## Format and lints alone
 	cargo fmt --check

@@ -6,6 +6,7 @@ mod check_config;
 mod demo;
 mod explain;
 mod freeze;
+mod migrate;
 mod page;
 mod policy;
 mod sandbox;
@@ -71,6 +72,8 @@ enum Command {
     Unfreeze(freeze::Unfreezing),
     /// What is frozen, and how the process that serves stands
     Status(status::Options),
+    /// Make the ledger's schema in PostgreSQL, or bring it up to this version
+    Migrate(File),
     /// Ask the ledger
     Audit {
         #[command(subcommand)]
@@ -112,6 +115,7 @@ pub fn run() -> Exit {
         Command::Freeze(options) => freeze::freeze(&options),
         Command::Unfreeze(options) => freeze::unfreeze(&options),
         Command::Status(options) => status::run(&options),
+        Command::Migrate(file) => migrate::run(&file.config),
         Command::Audit { command } => audit::run(&command),
         Command::Sandbox(options) => sandbox::run(options),
         Command::Demo(options) => demo::run(&options),

@@ -1,9 +1,10 @@
 //! The one place that reads time.
 //!
-//! Two clocks, never mixed: [`Timestamp`] is the wall clock, for entries and people; [`Moment`] is
-//! monotonic, for deadlines, rates and timings.
+//! Three clocks, never mixed: [`Timestamp`] is the wall clock, for entries and people; [`Moment`] is
+//! monotonic, for deadlines, rates and timings; [`Uptime`] goes on while the machine is suspended, for leases.
 
 use jiff::tz::TimeZone;
+use nix::time::ClockId;
 use std::fmt;
 use std::time::Duration;
 
@@ -21,6 +22,37 @@ pub fn moment() -> Moment {
 #[must_use]
 pub fn since(earlier: Moment) -> Duration {
     moment().saturating_duration_since(earlier)
+}
+
+/// A point on the clock that counts from the machine's start and does not stop while it is suspended
+/// (`CLOCK_BOOTTIME`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    /// Now. A system without this clock, of which none is known that runs us, is always at its start.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(ClockId::CLOCK_BOOTTIME.now().map(Duration::from).unwrap_or_default())
+    }
+
+    /// This much later.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span))
+    }
+
+    /// How much of it is left until this point; none once it has passed.
+    #[must_use]
+    pub fn left(self) -> Duration {
+        self.0.saturating_sub(Self::now().0)
+    }
+
+    /// From the machine's start until this point, as the kernel counts it.
+    #[must_use]
+    pub fn since_start(self) -> Duration {
+        self.0
+    }
 }
 
 /// Wall-clock time in microseconds since 1970-01-01T00:00:00Z; prints as RFC 3339 in UTC.
@@ -153,6 +185,14 @@ mod tests {
         for bad in ["7", "soon", "Tue, 24 Nov 2026 08:00:00 +0100", ""] {
             assert_eq!(Timestamp::parse_http_date(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn uptime_runs_and_what_is_left_of_a_span_gets_less() {
+        let end = Uptime::now().after(Duration::from_secs(60));
+        assert!(Uptime::now() > Uptime(Duration::ZERO), "the clock is there");
+        assert!(end.left() <= Duration::from_secs(60) && end.left() > Duration::from_secs(50));
+        assert_eq!(Uptime(Duration::ZERO).left(), Duration::ZERO);
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod upstream;
 pub use budget::{Budget, OnExhausted, Per};
 pub use callers::{Caller, Rate, Token};
 pub use expected::Expected;
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Postgres};
 pub use limits::{Limits, Redis};
 pub use listen::{Listen, Ops, Tls};
 pub use operators::{Operator, Role};

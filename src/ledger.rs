@@ -6,18 +6,23 @@
 
 pub mod admission;
 pub mod checkpoint;
+#[cfg(test)]
+#[path = "ledger/conformance/tests.rs"]
+mod conformance;
 pub mod entry;
 pub mod freeze;
 pub mod glance;
+pub mod postgres;
 pub mod prune;
 pub mod receipt;
 pub mod search;
 pub mod sqlite;
 pub mod stats;
+pub mod stored;
 pub mod tree;
 pub mod verify;
 
-use crate::clock::Timestamp;
+use crate::clock::{Moment, Timestamp, Uptime, moment};
 use crate::id::{RequestId, Target};
 use admission::{Answered, Asked, Declined, Replay};
 use entry::{Body, Outcome, Resolution};
@@ -26,6 +31,10 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long before the end of the lease the last forward must have ended.
+const BEFORE_LEASE_ENDS: Duration = Duration::from_secs(2);
 
 /// A future answer of a store.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -111,6 +120,8 @@ pub struct Recorded {
     request_id: RequestId,
     time: Timestamp,
     store: Option<Arc<dyn Abandoned>>,
+    /// The end of the lease under which it was recorded; `None`: nobody else closes what is open.
+    until: Option<Uptime>,
 }
 
 impl fmt::Debug for Recorded {
@@ -141,6 +152,14 @@ impl Recorded {
             tracing::warn!(request_id = %self.request_id, "this intent was recorded too late to be sent");
             store.abandoned(self.seq, Outcome::never_sent(self.request_id));
         }
+    }
+
+    /// Whether it may be sent, by a request that gives up at `deadline`. Where replicas share a ledger, each has a lease,
+    /// after which another one closes what is open: nothing begins that could still be under way then.
+    #[must_use]
+    pub fn outlasts(&self, deadline: Moment) -> bool {
+        let needed = deadline.saturating_duration_since(moment()) + BEFORE_LEASE_ENDS;
+        self.until.is_none_or(|until| until.left() >= needed)
     }
 
     /// The entry's sequence number.
@@ -203,6 +222,8 @@ pub enum Health {
     Writable,
     /// Not now: there is no room. It will go on by itself.
     Full,
+    /// Not now: the database cannot be reached, or is not to be used. It will go on by itself.
+    Unreachable,
     /// Not any more: a write failed in a way that leaves open what is on disk. Restart.
     Broken,
 }

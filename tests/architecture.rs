@@ -73,9 +73,10 @@ fn redis_is_known_to_the_shared_rates_alone() {
 }
 
 #[test]
-fn sql_stands_in_the_sqlite_store_alone() {
-    let (sources, home) = (shipped(), ["ledger/sqlite"]);
-    let mut findings = rules::outside(&sources, &["rusqlite"], &home);
+fn sql_stands_in_the_stores_alone() {
+    let (sources, home) = (shipped(), ["ledger/sqlite", "ledger/postgres"]);
+    let mut findings = rules::outside(&sources, &["rusqlite"], &["ledger/sqlite"]);
+    findings.extend(rules::outside(&sources, &["tokio_postgres"], &["ledger/postgres"]));
     findings.extend(rules::sql_outside(&sources, &home));
     hold(&findings, "give the store a verb of the gateway's (intend, conclude, search …) and put the SQL behind it");
 }

@@ -15,6 +15,8 @@ mod asking;
 mod backup;
 #[path = "gateway/clients.rs"]
 mod clients;
+#[path = "gateway/cluster.rs"]
+mod cluster;
 #[path = "gateway/configuration.rs"]
 mod configuration;
 #[path = "gateway/crash.rs"]
@@ -27,6 +29,8 @@ mod freezing;
 mod full;
 #[path = "gateway/injected.rs"]
 mod injected;
+#[path = "postgres/instance.rs"]
+mod instance;
 #[path = "gateway/mutated.rs"]
 mod mutated;
 #[path = "gateway/old.rs"]
@@ -57,6 +61,8 @@ mod record;
 mod redis;
 #[path = "gateway/reloading.rs"]
 mod reloading;
+#[path = "gateway/replicas.rs"]
+mod replicas;
 #[path = "gateway/requests.rs"]
 mod requests;
 #[path = "gateway/resolving.rs"]
@@ -77,6 +83,8 @@ mod shutdown;
 mod soak;
 #[path = "gateway/tls.rs"]
 mod tls;
+#[path = "gateway/wedge.rs"]
+mod wedge;
 #[path = "gateway/wire.rs"]
 mod wire;
 #[path = "gateway/wire_forms.rs"]

@@ -26,7 +26,9 @@ need systemd-analyze systemd
 need redis-server redis-server
 need haproxy haproxy
 need openssl openssl
+need psql postgresql
 [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ] || missing+=(golang-golang-x-mod-dev)
+command -v initdb > /dev/null || compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null || missing+=(postgresql)
 php -r 'exit(extension_loaded("curl") ? 0 : 1);' 2> /dev/null || missing+=(php-curl)
 python3 -c 'import ensurepip, venv' 2> /dev/null || missing+=(python3-venv)
 

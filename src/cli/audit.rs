@@ -19,7 +19,7 @@ use crate::clock::{Timestamp, parse_span};
 use crate::config::{self, file};
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::note::VerifyingKey;
-use crate::ledger::sqlite::SqliteReader;
+use crate::ledger::stored::Stored;
 pub(super) use search::table;
 use std::path::{Path, PathBuf};
 
@@ -88,16 +88,16 @@ fn key_of(text: &str) -> Result<VerifyingKey, String> {
     }
 }
 
-impl Common {
-    /// The folder of the log that is meant, by a configuration of which nothing else has to be right.
-    fn folder(&self) -> Result<PathBuf, Exit> {
-        section(&self.config).map(|ledger| of_log(ledger.path, self.log))
+/// The ledger that is meant: with a number, an older log of it, which is in a folder of the ledger's own.
+fn of_log(ledger: config::Ledger, number: Option<u32>) -> Result<config::Ledger, Exit> {
+    match number {
+        None => Ok(ledger),
+        Some(_) if ledger.postgres.is_some() => {
+            page::complain("--log is for a ledger in a folder; name another database in ledger.url_file");
+            Err(Exit::Usage)
+        }
+        Some(number) => Ok(config::Ledger { path: ledger.path.join(number.to_string()), ..ledger }),
     }
-}
-
-/// The folder of an older log; without a number, of the newest.
-fn of_log(ledger: PathBuf, number: Option<u32>) -> PathBuf {
-    number.map_or(ledger.clone(), |number| ledger.join(number.to_string()))
 }
 
 /// `[ledger]`, by a configuration of which nothing else has to be right.
@@ -109,27 +109,30 @@ pub(super) fn section(file: &Path) -> Result<config::Ledger, Exit> {
     Ok(ledger)
 }
 
-fn with_ledger(common: &Common, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
+fn with_ledger(common: &Common, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {
     writing(common, None, ask)
 }
 
 /// Asks the ledger of a configuration of which nothing else has to be right.
-pub(super) fn with_ledger_of(config: &Path, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
+pub(super) fn with_ledger_of(config: &Path, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {
     with_ledger(&Common { config: config.to_owned(), log: None, json: false }, ask)
 }
 
 /// As [`with_ledger`], for what also writes to `to`: nothing but the ledger belongs into its folder.
-fn writing(common: &Common, to: Option<&Path>, ask: impl FnOnce(&SqliteReader) -> Result<Exit, OpenError>) -> Exit {
+fn writing(common: &Common, to: Option<&Path>, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {
     let ledger = match section(&common.config) {
-        Ok(section) => section.path,
+        Ok(section) => section,
         Err(exit) => return exit,
     };
-    if let Some(to) = to.filter(|to| file::is_within(&ledger, to)) {
+    if let Some(to) = to.filter(|to| ledger.postgres.is_none() && file::is_within(&ledger.path, to)) {
         page::complain(format_args!("{} is in the ledger's own folder; name another folder", to.display()));
         return Exit::Usage;
     }
-    let folder = of_log(ledger, common.log);
-    SqliteReader::open(&folder).and_then(|ledger| ask(&ledger)).unwrap_or_else(|e| page::ledger(&e))
+    let ledger = match of_log(ledger, common.log) {
+        Ok(ledger) => ledger,
+        Err(exit) => return exit,
+    };
+    Stored::open(&ledger).and_then(|ledger| ask(&ledger)).unwrap_or_else(|e| page::ledger(&e))
 }
 
 pub(super) fn run(command: &Command) -> Exit {

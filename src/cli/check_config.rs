@@ -2,6 +2,7 @@
 
 use super::{Exit, page};
 use crate::config::{self, Config, Fault};
+use crate::ledger::postgres;
 use crate::rate::Store;
 use crate::server::Certificate;
 use crate::upstream::Upstream;
@@ -32,6 +33,7 @@ pub(super) fn of_files(config: &Config) -> Vec<Fault> {
     let mut faults: Vec<Fault> =
         Upstream::faults(&config.upstream).into_iter().map(|(key, what)| fault(key, what)).collect();
     faults.extend(Store::faults(&config.limits).into_iter().map(|(key, what)| fault(key, what)));
+    faults.extend(postgres::faults(&config.ledger).map(|what| fault("ledger", what)));
     for (key, tls) in [("listen.tls", &config.listen.tls), ("ops.tls", &config.ops.tls)] {
         faults.extend(tls.as_ref().and_then(|tls| Certificate::new(tls).err()).map(|what| fault(key, what)));
     }

@@ -9,7 +9,9 @@ use crate::failpoint;
 use crate::gateway::Gateway;
 use crate::identity::Operators;
 use crate::ledger::Ledger;
-use crate::ledger::sqlite::{Sqlite, SqliteReader};
+use crate::ledger::postgres::Postgres;
+use crate::ledger::sqlite::Sqlite;
+use crate::ledger::stored::Stored;
 use crate::rate::Store;
 use crate::resolver::Resolver;
 use crate::server::control::{Control, Reach};
@@ -91,8 +93,16 @@ async fn bind(
     })
 }
 
-fn ledger(config: &config::Ledger, metrics: &Metrics) -> Result<(Arc<Sqlite>, Control), Exit> {
-    let (ledger, recovered) = Sqlite::open(config, metrics.clone()).map_err(|error| page::ledger(&error))?;
+/// A ledger in a folder is held by this process alone: it alone removes entries, and listens there for commands.
+type Held = (Arc<Sqlite>, Control);
+
+fn ledger(config: &Config, metrics: &Metrics) -> Result<(Arc<dyn Ledger>, Option<Held>), Exit> {
+    let (config, budget, metrics) = (&config.ledger, config.upstream.timeout, metrics.clone());
+    if config.postgres.is_some() {
+        let (ledger, _) = Postgres::open(config, budget, metrics).map_err(|error| page::ledger(&error))?;
+        return Ok((Arc::new(ledger), None));
+    }
+    let (ledger, recovered) = Sqlite::open(config, metrics).map_err(|error| page::ledger(&error))?;
     if recovered.unknown > 0 {
         tracing::warn!(
             intents = recovered.unknown,
@@ -104,13 +114,14 @@ fn ledger(config: &config::Ledger, metrics: &Metrics) -> Result<(Arc<Sqlite>, Co
         page::complain(format_args!("{}: control.sock cannot be made: {error}", config.path.display()));
         Exit::Unavailable
     })?;
-    Ok((Arc::new(ledger), control))
+    let ledger = Arc::new(ledger);
+    Ok((Arc::<Sqlite>::clone(&ledger), Some((ledger, control))))
 }
 
 /// The log for the operators' port: each request reads the ledger on its own, beside the writer.
 fn published(ledger: &config::Ledger, operators: Arc<Operators>) -> Published {
-    let folder = ledger.path.clone();
-    Published::new(operators, Box::new(move || Ok(Box::new(SqliteReader::open(&folder)?))))
+    let ledger = ledger.clone();
+    Published::new(operators, Box::new(move || Ok(Box::new(Stored::open(&ledger)?))))
 }
 
 /// Connects to the shared rates, where there are some, until `stop`. Without them it goes on: it refuses.
@@ -160,8 +171,7 @@ async fn serve(
     let ops = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some());
     let (ops_listener, ops) = ports.spawn_on(ops, ops_runtime).await.unwrap_or(Err(Exit::Unavailable))?;
     let (metrics, registry) = Metrics::new();
-    let (prunable, control) = ledger(&config.ledger, &metrics)?;
-    let ledger: Arc<dyn Ledger> = Arc::<Sqlite>::clone(&prunable);
+    let (ledger, held) = ledger(&config, &metrics)?;
     let upstream = Arc::new(upstream);
     let resolver = Resolver::new(config.resolver, Arc::clone(&ledger), Arc::clone(&upstream), metrics.clone());
     let store = Store::new(&config.limits, metrics.clone()).map_err(usage)?;
@@ -177,8 +187,10 @@ async fn serve(
     let serving = serve_ops(ops_listener, ops_tls.clone(), Arc::clone(&gateway), registry, log, stop_ops.clone());
     ports.spawn_on(serving, ops_runtime);
     let stop_control = CancellationToken::new();
-    let reached = Reach { store: prunable, gateway: Arc::clone(&gateway) };
-    let controlled = ports.spawn(control.run(reached, stop_control.clone()));
+    let controlled = held.map(|(store, control)| {
+        let reached = Reach { store, gateway: Arc::clone(&gateway) };
+        ports.spawn(control.run(reached, stop_control.clone()))
+    });
     let resolving = ports.spawn(resolver.run(stop.clone()));
     let shared = (Arc::clone(&gateway), operators);
     let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
@@ -198,7 +210,9 @@ async fn serve(
     gateway.flush_refusals();
     // Before the lock goes: the socket of the next process must stay.
     stop_control.cancel();
-    let _ = controlled.await;
+    if let Some(controlled) = controlled {
+        let _ = controlled.await;
+    }
     ledger.close().await;
     stop_ops.cancel();
     tracing::info!("stopped");

@@ -9,11 +9,22 @@ use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Where the database is, for several replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Postgres {
+    /// A file with the connection URL, which is a secret: it holds the password.
+    pub url_file: PathBuf,
+    /// Certificates to trust instead of the public ones.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// Where the ledger is, and what signs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// A folder of the ledger's own.
+    /// A folder of the ledger's own; empty where it is a database.
     pub path: PathBuf,
+    /// The database, where it is one.
+    pub postgres: Option<Postgres>,
     /// How much disk space is kept for outcomes, in bytes.
     pub reserve_bytes: u64,
     /// The log's name in its checkpoints; `None` is that of the signing key.
@@ -32,19 +43,32 @@ impl Ledger {
     /// `callers` are those whose budgets are counted from its entries.
     pub(super) fn read(mut section: Section, callers: &[Caller]) -> Self {
         let windows = callers.iter().flat_map(|caller| &caller.budgets).map(|budget| budget.per_s);
-        section.one_of("kind", &[("sqlite", ())]);
+        let is_postgres = section.one_of("kind", &[("sqlite", false), ("postgres", true)]).unwrap_or(false);
+        let reserve_bytes = 1024 * section.number("reserve_kib", 64, 16 * 1024 * 1024);
+        let postgres = is_postgres.then(|| Postgres {
+            url_file: section.required_path("url_file").unwrap_or_default(),
+            ca_file: section.path("ca_file"),
+        });
+        let (path, signing_key_file) = if is_postgres {
+            // Replicas sign one log: the key is a file that each of them is given.
+            (PathBuf::new(), section.required_path("signing_key_file"))
+        } else {
+            (section.required_path("path").unwrap_or_default(), section.path("signing_key_file"))
+        };
         let ledger = Self {
-            path: section.required_path("path").unwrap_or_default(),
-            reserve_bytes: 1024 * section.number("reserve_kib", 64, 16 * 1024 * 1024),
+            path,
+            postgres,
+            reserve_bytes,
             origin: section.parsed_if_there("origin", |text| Origin::parse(text).map_err(|fault| fault.to_string())),
-            signing_key_file: section.path("signing_key_file"),
+            signing_key_file,
             checkpoint_copy: section.path("checkpoint_copy"),
             retention: section
                 .number_if_there("retention_days", 1, 36_500)
                 .map(|days| DAY * u32::try_from(days).unwrap_or(u32::MAX)),
             longest_budget: Duration::from_secs(windows.max().unwrap_or(0).into()),
         };
-        if ledger.checkpoint_copy.as_deref().is_some_and(|copy| file::is_within(&ledger.path, copy)) {
+        let is_within = |copy| ledger.postgres.is_none() && file::is_within(&ledger.path, copy);
+        if ledger.checkpoint_copy.as_deref().is_some_and(is_within) {
             let what = "is in ledger.path: whoever takes or changes that folder has the copy, too; name a file elsewhere, \
                         on another disk";
             section.fault("checkpoint_copy", None, what);

@@ -81,6 +81,7 @@ impl Gateway {
         let ledger = match self.ledger.health() {
             Health::Writable => "writable",
             Health::Full => "full",
+            Health::Unreachable => "unreachable",
             Health::Broken => "broken",
         };
         let degraded = [self.upstream.degraded(), self.ledger.degraded()].concat();

@@ -29,6 +29,9 @@ pub async fn forward(intent: Intent, ledger: &dyn Ledger, upstream: &Upstream, t
         let result = Err(Failed::Frozen(freeze.reason.clone()));
         return Reply { recorded, result, slot, deadline, is_keyed };
     }
+    if !recorded.outlasts(deadline) {
+        return Reply { recorded, result: Err(Failed::TooLateToSend), slot, deadline, is_keyed };
+    }
     let sending = AssertUnwindSafe(upstream.delete(prepared, deadline)).catch_unwind();
     let result = tokio::select! {
         result = sending => result.unwrap_or(Err(Failed::OutcomeUnknown("the gateway failed while it was sending"))),

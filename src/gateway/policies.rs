@@ -69,7 +69,7 @@ impl Policies {
     pub(super) fn catch_up(&self, policy: &Arc<str>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match self.ledger.health() {
-            Health::Full => self.was_full.store(true, Ordering::SeqCst),
+            Health::Full | Health::Unreachable => self.was_full.store(true, Ordering::SeqCst),
             Health::Writable if self.was_full.swap(false, Ordering::SeqCst) && waiting.is_empty() => {
                 waiting.push_back(Body::Policy { policy: Arc::clone(policy) });
             }

@@ -1,6 +1,7 @@
 //! An entry read cheaply: the members that are asked for, borrowed from its bytes.
 
 use super::OpenError;
+use crate::id::{GroupId, RequestId, SessionId, Target};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -95,6 +96,15 @@ impl<'a> Glance<'a> {
             "dry-run" => Some("dry-run"),
             _ => None,
         }
+    }
+
+    /// What an intent is about; `None` where this is none.
+    #[must_use]
+    pub fn intended(&self) -> Option<(RequestId, Target)> {
+        let target =
+            Target { session: SessionId::parse(&self.session).ok()?, group: GroupId::parse(&self.group).ok()? };
+        (&*self.kind == "intent").then_some(())?;
+        Some((RequestId::parse(&self.request_id)?, target))
     }
 
     /// The group without `@g.us`: equal for both spellings of one group.

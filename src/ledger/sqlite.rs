@@ -25,6 +25,7 @@ pub use asking::SqliteReader;
 pub use backup::{Backup, BackupFault, backup};
 pub use reindex::reindex;
 pub use restore::{RestoreFault, Restored, Wish, restore};
+pub(super) use sealing::{make_key, read_copy, write_durably};
 
 use super::admission::{Answered, Asked, Question};
 use super::checkpoint::note::VerifyingKey;

@@ -164,6 +164,11 @@ impl Gateway {
         self.ended();
     }
 
+    /// Whether it has not ended yet.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub fn process_id(&self) -> u32 {
         self.child.id()
     }

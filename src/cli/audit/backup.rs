@@ -23,13 +23,23 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(ledger) => ledger,
         Err(exit) => return exit,
     };
+    if ledger.postgres.is_some() {
+        page::complain(
+            "the ledger is in PostgreSQL: back it up with pg_dump, or with the database's own backups; \
+             docs/running-in-production.md says how it is put back",
+        );
+        return Exit::Usage;
+    }
     if is_within(&ledger.path, &options.to) {
         page::complain(format_args!("{} is in the ledger's own folder; name another folder", options.to.display()));
         return Exit::Usage;
     }
     let (started, mut said, watched) = (moment(), moment(), std::io::stderr().is_terminal());
-    let folder = of_log(ledger.path.clone(), options.common.log);
-    let made = sqlite::backup(&folder, &options.to, |what, done, all| {
+    let meant = match of_log(ledger.clone(), options.common.log) {
+        Ok(meant) => meant,
+        Err(exit) => return exit,
+    };
+    let made = sqlite::backup(&meant.path, &options.to, |what, done, all| {
         if watched && since(said) >= Duration::from_secs(1) {
             said = moment();
             page::complain(format_args!("{done} of {all} entries {what} ({} %)", done * 100 / all.max(1)));

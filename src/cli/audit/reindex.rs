@@ -1,9 +1,9 @@
 //! `audit reindex`: builds the search data anew from the ledger.
 
-use super::Common;
+use super::{Common, of_log, section};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
-use crate::ledger::sqlite;
+use crate::ledger::{postgres, sqlite};
 use std::time::Duration;
 
 #[derive(clap::Args)]
@@ -13,17 +13,21 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let folder = match options.common.folder() {
-        Ok(folder) => folder,
+    let section = match section(&options.common.config).and_then(|ledger| of_log(ledger, options.common.log)) {
+        Ok(section) => section,
         Err(exit) => return exit,
     };
     let (started, mut said) = (moment(), moment());
-    let built = sqlite::reindex(&folder, |done, all| {
+    let progress = |done: u64, all: u64| {
         if since(said) >= Duration::from_secs(1) {
             said = moment();
             page::complain(format_args!("{done} of {all} entries ({} %)", done * 100 / all.max(1)));
         }
-    });
+    };
+    let built = match &section.postgres {
+        Some(_) => postgres::reindex(&section, progress),
+        None => sqlite::reindex(&section.path, progress),
+    };
     match built {
         Ok(entries) => {
             let seconds = since(started).as_secs_f64();

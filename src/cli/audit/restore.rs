@@ -36,6 +36,13 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
+    if config.postgres.is_some() {
+        page::complain(
+            "the ledger is in PostgreSQL: put it back with pg_restore, or with the database's own backups; \
+             docs/running-in-production.md says how",
+        );
+        return Exit::Usage;
+    }
     let kept = match options.checkpoint.as_deref().map(|path| (path, file::read_text(path, NOTE_AT_MOST))) {
         None => None,
         Some((path, Ok(note))) => Some((path.display().to_string(), note)),

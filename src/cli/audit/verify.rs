@@ -5,7 +5,8 @@ use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::config::file;
 use crate::ledger::checkpoint::note::VerifyingKey;
-use crate::ledger::sqlite::{self, SqliteReader};
+use crate::ledger::sqlite;
+use crate::ledger::stored::Stored;
 use crate::ledger::tree::Head;
 use crate::ledger::verify::{Gone, Kept, Report, verify};
 use crate::ledger::{OpenError, ProofReader, receipt};
@@ -105,7 +106,10 @@ fn whole(options: &Options, config: &Path, key: Option<VerifyingKey>) -> Exit {
     };
     // The copy that serve keeps elsewhere is held against the ledger without being asked for.
     let copy = section.checkpoint_copy.clone().filter(|file| options.log.is_none() && file.exists());
-    let folder = of_log(section.path.clone(), options.log);
+    let meant = match of_log(section.clone(), options.log) {
+        Ok(meant) => meant,
+        Err(exit) => return exit,
+    };
     let checkpoint = options.checkpoint.clone().or(copy);
     let kept_elsewhere = key.is_some();
     let verified = || -> Result<Verified, OpenError> {
@@ -114,7 +118,7 @@ fn whole(options: &Options, config: &Path, key: Option<VerifyingKey>) -> Exit {
             Ok(Kept { place: file.display().to_string(), note: read_text(file)? })
         });
         let kept = kept.transpose()?;
-        let ledger = SqliteReader::open(&folder)?;
+        let ledger = Stored::open(&meant)?;
         let key = match key {
             Some(key) => key,
             // Where the tree is lost, what signs the log still names its key.

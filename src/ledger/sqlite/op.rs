@@ -75,7 +75,7 @@ pub(super) fn answer(ops: Vec<Op>, owed: Vec<Owed>, abandoned: &Weak<Queue>) {
                 let intended = match owed {
                     Owed::Recorded { seq, request_id, time } => {
                         let store = abandoned.upgrade().map(|queue| queue as Arc<dyn Abandoned>);
-                        Intended::Recorded(Recorded { seq, request_id, time, store })
+                        Intended::Recorded(Recorded { seq, request_id, time, store, until: None })
                     }
                     Owed::Declined(declined) => Intended::Declined(declined),
                     Owed::Replay(replay) => Intended::Replay(replay),

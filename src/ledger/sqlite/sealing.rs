@@ -303,7 +303,7 @@ pub(super) fn signing_key(config: &config::Ledger, is_signed: bool) -> Result<Si
     }
 }
 
-fn make_key(origin: Option<Origin>, file: &Path) -> Result<SigningKey, OpenError> {
+pub(in crate::ledger) fn make_key(origin: Option<Origin>, file: &Path) -> Result<SigningKey, OpenError> {
     let unusable = |what: &dyn std::fmt::Display| {
         OpenError::Unusable(format!("{}: the signing key cannot be made: {what}", file.display()))
     };
@@ -322,7 +322,7 @@ fn write_copy(file: &Path, note: &str) -> Result<(), OpenError> {
 }
 
 /// Writes a file so that it is there as a whole or not at all, and survives a crash.
-pub(super) fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
+pub(in crate::ledger) fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -338,7 +338,7 @@ pub(super) fn write_durably(file: &Path, bytes: &[u8], mode: u32) -> std::io::Re
 }
 
 /// The checkpoint that was copied elsewhere. `None`: there is none yet.
-pub(super) fn read_copy(file: &Path) -> Result<Option<String>, OpenError> {
+pub(in crate::ledger) fn read_copy(file: &Path) -> Result<Option<String>, OpenError> {
     match config::file::read(file, NOTE_AT_MOST) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(OpenError::Unusable(format!("ledger.checkpoint_copy: {}: {e}", file.display()))),

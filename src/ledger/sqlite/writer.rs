@@ -241,7 +241,7 @@ impl Writer {
         }
         let started = moment();
         match self.health() {
-            Health::Broken => refuse(ops),
+            Health::Broken | Health::Unreachable => refuse(ops),
             Health::Full => self.write_outcomes(ops),
             Health::Writable => match self.commit(&mut ops) {
                 Ok(owed) => self.hand_over(ops, owed, started),

@@ -1,0 +1,240 @@
+//! The search data: a row a request, filled behind the commits by the keeper. They are a function of the entries before
+//! the cursor and hold nothing that those do not.
+
+use super::blocking::{Blocking, signed};
+use super::session::Fault;
+use crate::clock::Timestamp;
+use crate::ledger::glance::Glance;
+use crate::ledger::stats::{Open, count};
+use crate::ledger::{OpenError, READ_AT_MOST};
+use std::collections::{BTreeMap, HashMap};
+use tokio_postgres::Error;
+use tokio_postgres::types::Type;
+
+const BEGIN_ANEW: &str = "TRUNCATE search.request, search.day; UPDATE search.cursor SET next = 0";
+const BEGUN: &str = "
+    INSERT INTO search.request (seq, request_id, decision, caller, session, bare_group, day, settled)
+    SELECT *, decision <> 'allowed' FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+        $7::int8[]) AS a (seq, request_id, decision, caller, session, bare_group, day)";
+const ENDED: &str = "
+    UPDATE search.request r SET outcome = a.outcome, outcome_seq = a.outcome_seq, settled = a.outcome <> 'unknown'
+    FROM unnest($1::int8[], $2::text[], $3::int8[]) AS a (seq, outcome, outcome_seq) WHERE r.seq = a.seq";
+const RESOLVED: &str = "
+    UPDATE search.request r SET resolution_seq = a.resolution_seq, settled = a.resolution <> 'indeterminate'
+    FROM unnest($1::text[], $2::text[], $3::int8[]) AS a (request_id, resolution, resolution_seq)
+    WHERE r.request_id = a.request_id AND r.decision = 'allowed'";
+const COUNTED: &str = "
+    INSERT INTO search.day AS d (day, caller, outcome, count)
+    SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::int8[])
+    ON CONFLICT (day, caller, outcome) DO UPDATE SET count = d.count + excluded.count";
+const BEGUN_AS: &str = "
+    SELECT min(a.seq) FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[])
+        AS a (seq, request_id, decision, caller, session, bare_group, day)
+    LEFT JOIN search.request r ON r.seq = a.seq
+    WHERE (r.request_id, r.decision, r.caller, r.session, r.bare_group, r.day)
+        IS DISTINCT FROM (a.request_id, a.decision, a.caller, a.session, a.bare_group, a.day)";
+const ENDED_AS: &str = "
+    SELECT min(a.seq) FROM unnest($1::int8[], $2::text[], $3::int8[]) AS a (seq, outcome, outcome_seq)
+    LEFT JOIN search.request r ON r.seq = a.seq
+    WHERE (r.outcome, r.outcome_seq) IS DISTINCT FROM (a.outcome, a.outcome_seq)";
+const RESOLVED_AS: &str = "
+    SELECT min(a.resolution_seq) FROM unnest($1::text[], $2::text[], $3::int8[])
+        AS a (request_id, resolution, resolution_seq)
+    LEFT JOIN search.request r ON r.request_id = a.request_id AND r.decision = 'allowed'
+    WHERE (r.resolution_seq, r.settled) IS DISTINCT FROM (a.resolution_seq, a.resolution <> 'indeterminate')";
+const OPEN: &str = "SELECT request_id, seq, caller, day FROM search.request WHERE decision = 'allowed' AND NOT settled
+    AND outcome IS NULL";
+const DAYS: &str = "SELECT day, caller, outcome, count FROM search.day WHERE day BETWEEN $1 AND $2";
+
+/// Counts of some days, intents without an outcome, and how far both reach.
+type Totals = (Vec<(i64, String, String, u64)>, HashMap<String, Open>, u64);
+
+/// The filling side, of the replica that keeps.
+#[derive(Default)]
+pub(super) struct Index {
+    /// The entry that is wanted next; `None`: what was filled so far has to be read first.
+    next: Option<u64>,
+    /// Intents without an outcome, by request id.
+    open: HashMap<String, Open>,
+}
+
+/// What one batch of entries adds, column by column.
+#[derive(Default)]
+struct Adds {
+    begun: (Vec<i64>, [Vec<String>; 5], Vec<i64>),
+    ended: (Vec<i64>, Vec<String>, Vec<i64>),
+    resolved: (Vec<String>, Vec<String>, Vec<i64>),
+    days: BTreeMap<(i64, String, String), i64>,
+}
+
+fn open_intents(rows: &[tokio_postgres::Row]) -> Result<HashMap<String, Open>, Error> {
+    let open = rows.iter().map(|row| {
+        let seq = row.try_get::<_, i64>(1)?.cast_unsigned();
+        Ok((row.try_get(0)?, Open { seq, caller: row.try_get(2)?, day: row.try_get(3)? }))
+    });
+    open.collect()
+}
+
+/// What is counted, read from one state of the search data.
+pub(super) fn totals(db: &Blocking, (first, last): (i64, i64)) -> Result<Totals, OpenError> {
+    let read = db.ask(async |client| {
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let cursor = client.query_typed_one("SELECT next FROM search.cursor", &[]).await?;
+        let days = client.query_typed(DAYS, &[(&first, Type::INT8), (&last, Type::INT8)]).await?;
+        let open = client.query_typed(OPEN, &[]).await?;
+        client.batch_execute("COMMIT").await?;
+        let day = |row: &tokio_postgres::Row| {
+            Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get::<_, i64>(3)?.cast_unsigned()))
+        };
+        let days: Result<Vec<_>, Error> = days.iter().map(day).collect();
+        Ok((days?, open_intents(&open)?, cursor.try_get::<_, i64>(0)?.cast_unsigned()))
+    });
+    Ok(read?)
+}
+
+/// Throws the search data away; whoever keeps them fills them anew.
+pub(super) fn begin_anew(db: &Blocking) -> Result<(), OpenError> {
+    Ok(db.ask(async |client| client.batch_execute(BEGIN_ANEW).await)?)
+}
+
+/// How far they reach.
+pub(super) fn cursor(db: &Blocking) -> Result<u64, OpenError> {
+    let next = db
+        .ask(async |client| client.query_typed_one("SELECT next FROM search.cursor", &[]).await?.try_get::<_, i64>(0));
+    Ok(next?.cast_unsigned())
+}
+
+impl Index {
+    /// The entry that it wants next. Asks each time: somebody may have had the data begun anew.
+    pub(super) fn next(&mut self, db: &Blocking) -> Result<u64, OpenError> {
+        let next = cursor(db)?;
+        if self.next == Some(next) {
+            return Ok(next);
+        }
+        let open = db.ask(async |client| open_intents(&client.query_typed(OPEN, &[]).await?));
+        (self.open, self.next) = (open?, Some(next));
+        Ok(next)
+    }
+
+    /// Forgets what it knows: another may have filled meanwhile.
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes entries from `first` on, in one transaction together with the cursor.
+    pub(super) fn take(&mut self, db: &Blocking, first: u64, entries: &[Vec<u8>]) -> Result<(), OpenError> {
+        let mut adds = Adds::default();
+        // What is half done is forgotten.
+        self.next = None;
+        for (seq, bytes) in (first..).zip(entries) {
+            adds.see(seq, &Glance::at(seq, bytes)?, &mut self.open);
+        }
+        let next = first + entries.len() as u64;
+        write(db, &adds, first, next)?;
+        self.next = Some(next);
+        Ok(())
+    }
+}
+
+/// Holds what there is up to `cursor` against the entries: every row that they lead to, and no other.
+pub(super) fn compare(db: &Blocking, cursor: u64, mut progress: impl FnMut(u64, u64)) -> Result<(), OpenError> {
+    let wrong =
+        |seq: i64| OpenError::Damaged(format!("the search data are wrong about entry {seq}; audit reindex mends them"));
+    let (mut next, mut open, mut rows) = (0, HashMap::new(), 0);
+    while next < cursor {
+        let entries = db.read(next, cursor.min(next + READ_AT_MOST))?;
+        let mut adds = Adds::default();
+        for (seq, bytes) in &entries {
+            adds.see(*seq, &Glance::at(*seq, bytes)?, &mut open);
+        }
+        let (seqs, [ids, decisions, callers, sessions, groups], days) = &adds.begun;
+        let (ended, resolved) = (&adds.ended, &adds.resolved);
+        let differs = db.ask(async |client| {
+            let begun = client.query_one(BEGUN_AS, &[seqs, ids, decisions, callers, sessions, groups, days]).await?;
+            let ended = client.query_one(ENDED_AS, &[&ended.0, &ended.1, &ended.2]).await?;
+            let resolved = client.query_one(RESOLVED_AS, &[&resolved.0, &resolved.1, &resolved.2]).await?;
+            let first = [begun.try_get::<_, Option<i64>>(0)?, ended.try_get(0)?, resolved.try_get(0)?];
+            Ok(first.into_iter().flatten().min())
+        });
+        if let Some(seq) = differs? {
+            return Err(wrong(seq));
+        }
+        rows += seqs.len() as u64;
+        next = cursor.min(next + READ_AT_MOST);
+        progress(next, cursor);
+    }
+    let counted = db.ask(async |client| {
+        let sql = "SELECT count(*) FROM search.request WHERE seq < $1";
+        client.query_typed_one(sql, &[(&signed(cursor), Type::INT8)]).await?.try_get::<_, i64>(0)
+    });
+    let extra = counted?.saturating_sub(rows.cast_signed());
+    if extra == 0 {
+        Ok(())
+    } else {
+        Err(OpenError::Damaged(format!("the search data have {extra} rows too many; audit reindex mends them")))
+    }
+}
+
+fn write(db: &Blocking, adds: &Adds, first: u64, next: u64) -> Result<(), OpenError> {
+    let (seqs, [ids, decisions, callers, sessions, groups], days) = &adds.begun;
+    let (mut day, mut caller, mut outcome, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for ((of, by, what), n) in &adds.days {
+        day.push(*of);
+        caller.push(by.as_str());
+        outcome.push(what.as_str());
+        counts.push(*n);
+    }
+    let written = db.ask(async |client| {
+        let moved = "UPDATE search.cursor SET next = $2 WHERE next = $1";
+        client.batch_execute("BEGIN").await?;
+        let is_ours =
+            client.execute_typed(moved, &[(&signed(first), Type::INT8), (&signed(next), Type::INT8)]).await? == 1;
+        if is_ours {
+            client.execute(BEGUN, &[seqs, ids, decisions, callers, sessions, groups, days]).await?;
+            client.execute(ENDED, &[&adds.ended.0, &adds.ended.1, &adds.ended.2]).await?;
+            client.execute(RESOLVED, &[&adds.resolved.0, &adds.resolved.1, &adds.resolved.2]).await?;
+            client.execute(COUNTED, &[&day, &caller, &outcome, &counts]).await?;
+        }
+        client.batch_execute("COMMIT").await?;
+        Ok(is_ours)
+    });
+    let is_ours = written.inspect_err(|_| {
+        let _ = db.ask(async |client| client.batch_execute("ROLLBACK").await);
+    });
+    match is_ours {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Unusable("the search data were begun anew meanwhile".to_owned())),
+        Err(fault @ (Fault::Lost(_) | Fault::Refused(..) | Fault::Unfit(_))) => Err(fault.into()),
+    }
+}
+
+impl Adds {
+    fn see(&mut self, seq: u64, entry: &Glance<'_>, open: &mut HashMap<String, Open>) {
+        let number = seq.cast_signed();
+        if let Some(decision) = entry.decision() {
+            let day = Timestamp::parse(&entry.time).map_or(0, |time| time.as_micros().div_euclid(86_400_000_000));
+            let [ids, decisions, callers, sessions, groups] = &mut self.begun.1;
+            self.begun.0.push(number);
+            ids.push(entry.request_id.to_string());
+            decisions.push(decision.to_owned());
+            callers.push(entry.caller.to_string());
+            sessions.push(entry.session.to_string());
+            groups.push(entry.bare_group().to_owned());
+            self.begun.2.push(day);
+        }
+        let days = &mut self.days;
+        let ended = count(seq, entry, open, |day, caller, outcome, n| {
+            *days.entry((day, caller.to_owned(), outcome.to_owned())).or_default() += n.cast_signed();
+        });
+        if let Some(intent) = ended {
+            self.ended.0.push(intent.seq.cast_signed());
+            self.ended.1.push(entry.outcome.to_string());
+            self.ended.2.push(number);
+        }
+        if &*entry.kind == "resolution" {
+            self.resolved.0.push(entry.request_id.to_string());
+            self.resolved.1.push(entry.resolution.to_string());
+            self.resolved.2.push(number);
+        }
+    }
+}

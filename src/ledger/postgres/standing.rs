@@ -1,0 +1,269 @@
+//! What makes a replica able to write: a connection, a ledger that is where it was left, no doubt, and a lease. And
+//! what it does for those that died.
+
+use super::batch::Ended;
+use super::lease::RENEW;
+use super::op::{Concluding, hold};
+use super::plan::{Asked, Known, Plan};
+use super::session::Fault;
+use super::statements::Writing;
+use super::writer::{Writer, asked_now};
+use crate::clock::{Timestamp, moment, since};
+use crate::failpoint;
+use crate::id::RequestId;
+use crate::ledger::entry::{Body, Encoded, Outcome};
+use crate::ledger::glance::Glance;
+use crate::ledger::{Health, OpenError};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
+const GAP: &str = "a replica did not stop by itself; refusals that it had only counted are lost";
+
+impl Writer {
+    /// Whether a batch can be written now; does what is missing for it. Waits at most as long as a connection may take.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        let was_away = self.database.is_none();
+        if was_away && !self.reconnect().await {
+            self.set_health(Health::Unreachable);
+            return false;
+        }
+        let due = self.asked_for_lease.is_none_or(|asked| since(asked) >= RENEW);
+        if (was_away || due || !self.is_registered) && !self.renew().await {
+            self.set_health(Health::Unreachable);
+            return false;
+        }
+        if self.health() == Health::Unreachable {
+            tracing::info!("the ledger can be written again");
+        }
+        (self.failures, self.failed) = (0, None);
+        self.set_health(Health::Writable);
+        self.health() == Health::Writable
+    }
+
+    /// From one attempt to connect to the next: twice as long each time, at most five seconds, and up to half as much
+    /// again, so that replicas that lost it together do not come back together.
+    pub(super) fn back_off(&self) -> Duration {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.saturating_sub(1).min(6)).min(PAUSE_AT_MOST);
+        let half_ms = u64::try_from(pause.as_millis() / 2).unwrap_or(u64::MAX).max(1);
+        pause + Duration::from_millis(RequestId::new().spread() % half_ms)
+    }
+
+    async fn reconnect(&mut self) -> bool {
+        if self.failed.is_some_and(|failed| since(failed) < self.back_off() / 2) {
+            return false;
+        }
+        let opened = {
+            let place = self.place.clone();
+            let mut opening = Box::pin(async move { Writing::open(&place).await });
+            loop {
+                tokio::select! {
+                    biased;
+                    opened = &mut opening => break opened,
+                    Some(op) = self.queue.recv() => {
+                        self.see(&op);
+                        self.unwritten.extend(hold(vec![op]));
+                        self.lease.guard();
+                    }
+                }
+            }
+        };
+        let settled = match opened {
+            Ok(database) => {
+                self.database = Some(database);
+                self.settle().await
+            }
+            Err(error) => Err(Fault::Lost(error.to_string())),
+        };
+        let Err(fault) = settled else { return true };
+        self.database = None;
+        if self.failures == 0 {
+            tracing::error!(%fault, "the ledger cannot be written: it takes no intents until the database is back");
+        }
+        (self.failures, self.failed) = (self.failures.saturating_add(1), Some(moment()));
+        false
+    }
+
+    /// On a new connection: is what was committed still there, and is what was in doubt? Locking the head row waits for
+    /// whoever had it, which may be our own backend that still commits.
+    async fn settle(&mut self) -> Result<(), Fault> {
+        let Some(database) = self.database.as_mut() else { return Ok(()) };
+        let (known, _) = database.lock_and_learn(&Asked::default(), &self.who.id).await?;
+        let latest = match &self.latest {
+            Some((seq, _)) => database.entries(*seq, seq + 1).await?.pop(),
+            None => None,
+        };
+        let doubtful = match &self.doubt {
+            Some(doubt) => database.entries(doubt.base, doubt.base + doubt.entries.len() as u64).await?,
+            None => Vec::new(),
+        };
+        database.roll_back().await?;
+        if let Some((seq, _)) = &self.latest
+            && latest != self.latest
+        {
+            let what = match latest {
+                None => format!("its head is at {} entries, and entry {seq} is gone", known.length),
+                Some(_) => format!("entry {seq} is another one now"),
+            };
+            self.break_down(&what);
+            return Err(Fault::Unfit(what));
+        }
+        if let Some(doubt) = self.doubt.take() {
+            let is_there = doubtful.iter().map(|(_, bytes)| bytes).eq(&doubt.entries);
+            tracing::warn!(
+                is_there,
+                first = doubt.base,
+                entries = doubt.entries.len(),
+                "a commit that had no answer was looked up"
+            );
+            if is_there && let Some(last) = doubtful.into_iter().last() {
+                self.latest = Some(last);
+            }
+            self.unwritten.extend(doubt.settled(is_there));
+        }
+        Ok(())
+    }
+
+    /// Renews the lease, or takes one where there is none; then buries the dead.
+    async fn renew(&mut self) -> bool {
+        let (asked, from) = asked_now();
+        self.asked_for_lease = Some(asked);
+        let length = self.lease.length();
+        self.who.policy = self.seen.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(database) = self.database.as_mut() else { return false };
+        if !self.is_registered {
+            // A new name: what was left open under the old one is another replica's to close, or closed.
+            self.who.id = RequestId::new().to_string();
+            if let Err(fault) = database.register(&self.who, length).await {
+                self.lost(&fault);
+                return false;
+            }
+            self.is_registered = true;
+        }
+        let renewed = match database.renew(&self.who, length).await {
+            Ok(renewed) => renewed,
+            Err(fault) => {
+                self.lost(&fault);
+                return false;
+            }
+        };
+        if !renewed.is_fit {
+            let what = "fsync or full_page_writes is off now: a crash could take back what was committed; set them on";
+            self.lost(&Fault::Unfit(what.to_owned()));
+            return false;
+        }
+        if !renewed.is_ours {
+            tracing::warn!("another replica took this one for dead, since its lease was over: it takes a new one");
+            self.is_registered = false;
+            self.asked_for_lease = None;
+            return false;
+        }
+        self.lease.renewed(from);
+        self.frozen(&renewed.freezes);
+        self.metrics.unresolved.set(renewed.unresolved);
+        self.seen.trouble("replicas-differ", !renewed.others.is_empty());
+        if renewed.others != self.others {
+            if renewed.others.is_empty() {
+                tracing::info!("all replicas are of one version and policy");
+            } else {
+                tracing::warn!(
+                    version = self.who.version,
+                    policy = self.who.policy,
+                    others = renewed.others.join("; "),
+                    "replicas differ"
+                );
+            }
+            self.others = renewed.others;
+        }
+        if renewed.somebody_died
+            && let Err(error) = self.bury(false).await
+        {
+            tracing::error!(%error, "what a dead replica left open could not be closed");
+        }
+        self.database.is_some()
+    }
+
+    /// Removes replicas whose lease is over, and closes what they left open as `unknown`, exactly once: the head row is
+    /// locked. With `starting`, this replica begins in the same transaction. Returns how many were closed.
+    ///
+    /// # Errors
+    /// In words; then nothing has happened, or another replica will do it.
+    pub(super) async fn bury(&mut self, starting: bool) -> Result<u64, OpenError> {
+        let length = self.lease.length();
+        let (asked, from) = asked_now();
+        let Some(database) = self.database.as_mut() else { return Ok(0) };
+        let buried = async {
+            let (known, _) = database.lock_and_learn(&Asked::default(), &self.who.id).await?;
+            let (dead, left) = database.bury(&self.who.id).await?;
+            if starting {
+                database.register(&self.who, length).await?;
+            }
+            Ok::<_, Fault>((known, dead, left))
+        };
+        let (known, dead, left) = match buried.await {
+            Ok(buried) => buried,
+            Err(fault) => {
+                self.give_back().await;
+                return Err(fault.into());
+            }
+        };
+        let plan = match last_words(known, dead, left, starting) {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.give_back().await;
+                return Err(error);
+            }
+        };
+        failpoint::hit("recovery-before-commit");
+        let closed = plan.landed.len() as u64;
+        let Some(database) = self.database.as_mut() else { return Ok(0) };
+        match database.write(&plan, &self.who.id).await {
+            Ended::Committed => {}
+            Ended::Refused(fault) | Ended::Doubtful(fault) => {
+                self.give_back().await;
+                return Err(fault.into());
+            }
+        }
+        failpoint::hit("recovery-after-commit");
+        self.advance(plan);
+        if starting {
+            self.is_registered = true;
+            self.asked_for_lease = Some(asked);
+            self.lease.renewed(from);
+        }
+        if closed > 0 {
+            tracing::warn!(
+                intents = closed,
+                replicas = dead,
+                "intents of a dead replica had no outcome: they are unknown now"
+            );
+        }
+        Ok(closed)
+    }
+}
+
+/// What is written for the dead. Each intent has to be one: what is concluded here cannot be taken back.
+fn last_words(known: Known, dead: u64, left: Vec<(u64, String, Vec<u8>)>, starting: bool) -> Result<Plan, OpenError> {
+    let damaged = |seq: u64| OpenError::Damaged(format!("entry {seq} is said to be in flight, but is no such intent"));
+    let mut plan = Plan::behind(known, Timestamp::now());
+    let recovered = left.len() as u64;
+    let mut write = || -> serde_json::Result<Result<(), OpenError>> {
+        for (seq, request_id, bytes) in &left {
+            let intended = Glance::at(*seq, bytes).ok().and_then(|entry| entry.intended());
+            let Some((id, _)) = intended.filter(|(id, _)| id.to_string() == *request_id) else {
+                return Ok(Err(damaged(*seq)));
+            };
+            plan.conclude(*seq, &Concluding::new(Outcome::unknown(id), None)?);
+        }
+        for _ in 0..dead {
+            plan.append(&Encoded::new(&Body::Gap { reason: GAP, previous: None })?);
+        }
+        if starting {
+            plan.append(&Encoded::new(&Body::Start { version: env!("CARGO_PKG_VERSION"), recovered })?);
+        }
+        Ok(Ok(()))
+    };
+    write().map_err(|e| OpenError::Unusable(e.to_string()))??;
+    Ok(plan)
+}

@@ -1,0 +1,225 @@
+//! What only a database that several replicas share can do to a ledger.
+
+use super::Postgres;
+use crate::ledger::admission::tests::asked;
+use crate::ledger::conformance::instance::Instance;
+use crate::ledger::conformance::{BUDGET, Place, conclude, eventually, intend};
+use crate::ledger::entry::End;
+use crate::ledger::{Health, Intended, Ledger, NotRecorded, OpenError};
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::block_in_place;
+
+const WRITERS: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%writer'";
+
+impl Place {
+    fn server(&mut self) -> &mut Instance {
+        self.server.as_mut().unwrap()
+    }
+
+    /// Why it does not open.
+    fn refused(&self) -> OpenError {
+        let (metrics, _) = Metrics::new();
+        match Postgres::open(&self.config, BUDGET, metrics) {
+            Ok(_) => panic!("it opens"),
+            Err(error) => error,
+        }
+    }
+
+    fn copy_data(&self, to: &str) -> std::path::PathBuf {
+        let copy = self.folder.path().join(to);
+        let data = self.server.as_ref().unwrap().data();
+        assert!(std::process::Command::new("cp").arg("-r").arg(data).arg(&copy).status().unwrap().success());
+        copy
+    }
+}
+
+async fn writable(ledger: &Arc<dyn Ledger>) {
+    eventually("it can be written", || ledger.health() == Health::Writable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_was_cut_while_nobody_asked_costs_nobody_an_answer() {
+    let mut place = Place::postgres();
+    let ledger = place.open();
+    for round in 0..3 {
+        conclude(&*ledger, intend(&*ledger, "1").await, End::Deleted).await.unwrap();
+        block_in_place(|| place.server().ask(WRITERS));
+        let next = ledger.intend(asked("c", "s", &round.to_string())).await;
+        assert!(matches!(next, Intended::Recorded(_)), "round {round}");
+    }
+    ledger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_database_intents_are_refused_and_outcomes_wait_until_it_is_back() {
+    let mut place = Place::postgres();
+    let ledger = place.open();
+    let recorded = intend(&*ledger, "1").await;
+    let id = recorded.request_id();
+    block_in_place(|| place.server().stop("QUIT"));
+    let concluding = conclude(&*ledger, recorded, End::Deleted);
+    let mut concluding = std::pin::pin!(concluding);
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut concluding).await.is_err(), "it waits");
+    assert!(matches!(ledger.intend(asked("c", "s1", "2")).await, Intended::Unavailable));
+    assert_eq!(ledger.health(), Health::Unreachable);
+    assert!(!ledger.note(crate::ledger::entry::Body::Stop {}), "what nobody waits for is counted instead");
+    block_in_place(|| place.server().start_again());
+    assert_eq!(concluding.await, Ok(()));
+    writable(&ledger).await;
+    assert!(matches!(ledger.intend(asked("c", "s1", "3")).await, Intended::Recorded(_)));
+    ledger.close().await;
+    assert_eq!(place.outcomes(id), ["deleted"]);
+    assert_eq!(place.of_kind("intent").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_replicas_intents_are_closed_once_and_what_it_knew_comes_too_late() {
+    let place = Place::postgres();
+    let (dead, one, two) = (place.open(), place.open(), place.open());
+    let recorded = intend(&*dead, "1").await;
+    let id = recorded.request_id();
+    // As if it had not renewed for long, however often it does; the others look every three seconds.
+    let server = place.server.as_ref().unwrap();
+    let is_closed = "UPDATE ledger.replica SET lease_until = clock_timestamp() - interval '1 second'
+        WHERE id = (SELECT replica FROM ledger.in_flight); SELECT count(*) = 0 FROM ledger.in_flight";
+    eventually("it is closed", || server.ask(is_closed) == "t").await;
+    assert_eq!(conclude(&*dead, recorded, End::Deleted).await, Err(NotRecorded));
+    assert_eq!(place.outcomes(id), ["unknown"]);
+    // It goes on under a new name.
+    conclude(&*dead, intend(&*dead, "2").await, End::Deleted).await.unwrap();
+    for ledger in [dead, one, two] {
+        ledger.close().await;
+    }
+    assert_eq!(place.outcomes(id).len(), 1);
+    assert_eq!(place.entries().iter().zip(0..).filter(|(entry, seq)| entry["seq"] != *seq).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_lost_commits_ends_the_replica() {
+    let mut place = Place::postgres();
+    let ledger = place.open();
+    conclude(&*ledger, intend(&*ledger, "1").await, End::Deleted).await.unwrap();
+    block_in_place(|| place.server().stop("INT"));
+    let behind = place.copy_data("behind");
+    block_in_place(|| place.server().start_again());
+    writable(&ledger).await;
+    eventually("it goes on", || ledger.health() == Health::Writable).await;
+    let recorded = intend(&*ledger, "2").await;
+    block_in_place(|| {
+        place.server().stop("INT");
+        place.server().put_back(&behind);
+        place.server().start_again();
+    });
+    tokio::time::timeout(Duration::from_secs(20), ledger.broken()).await.expect("it notices");
+    assert_eq!(conclude(&*ledger, recorded, End::Deleted).await, Err(NotRecorded));
+    assert!(matches!(ledger.intend(asked("c", "s1", "3")).await, Intended::Unavailable));
+    ledger.close().await;
+    assert_eq!(place.of_kind("stop").len(), 0, "it says nothing more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_could_take_commits_back_is_refused() {
+    for (setting, word) in [("fsync=off", "fsync"), ("full_page_writes=off", "full_page_writes")] {
+        let server = Instance::with(&[setting]);
+        let place = Place::unmigrated(server);
+        let words = block_in_place(|| super::migrate(&place.config)).unwrap_err().to_string();
+        assert!(words.contains(word) && words.contains("set it on"), "{words}");
+    }
+    let mut place = Place::postgres();
+    let server = place.server();
+    server.ask("ALTER SYSTEM SET synchronous_commit = off");
+    server.ask("SELECT pg_reload_conf()");
+    let ledger = place.open();
+    drop(intend(&*ledger, "1").await);
+    let server = place.server.as_ref().unwrap();
+    server.ask("ALTER SYSTEM SET fsync = off");
+    server.ask("SELECT pg_reload_conf()");
+    eventually("it notices while it runs", || ledger.health() == Health::Unreachable).await;
+    server.ask("ALTER SYSTEM SET fsync = on");
+    server.ask("SELECT pg_reload_conf()");
+    writable(&ledger).await;
+    ledger.close().await;
+    // A standby: the same data, in recovery.
+    block_in_place(|| {
+        place.server().stop("INT");
+        std::fs::write(place.server().data().join("standby.signal"), "").unwrap();
+        place.server().start_again();
+    });
+    assert!(place.refused().to_string().contains("standby"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_or_a_key_that_is_not_this_ledgers_is_refused_with_what_to_do() {
+    let place = Place::unmigrated(Instance::start());
+    assert!(place.refused().to_string().contains("wasend-gateway migrate --config"));
+    let (migrated, is_new_key) = block_in_place(|| super::migrate(&place.config)).unwrap();
+    assert_eq!((migrated.from, is_new_key), (0, true));
+    let (again, is_new_key) = block_in_place(|| super::migrate(&place.config)).unwrap();
+    assert_eq!((again.from, again.to, is_new_key), (migrated.to, migrated.to, false));
+    place.open().close().await;
+
+    let key = place.config.signing_key_file.clone().unwrap();
+    std::fs::rename(&key, key.with_extension("kept")).unwrap();
+    let missing = block_in_place(|| super::migrate(&place.config)).unwrap_err().to_string();
+    assert!(missing.contains("put it back"), "{missing}");
+    crate::ledger::sqlite::make_key(None, &key).unwrap();
+    assert!(place.refused().to_string().contains("another log"));
+    std::fs::rename(key.with_extension("kept"), &key).unwrap();
+
+    let server = place.server.as_ref().unwrap();
+    server.ask("UPDATE ledger.version SET version = 99");
+    for words in
+        [place.refused().to_string(), block_in_place(|| super::migrate(&place.config)).unwrap_err().to_string()]
+    {
+        assert!(words.contains("of version 99") && words.contains("newer"), "{words}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_signed_has_to_be_there() {
+    let mut place = Place::postgres();
+    place.config.checkpoint_copy = Some(place.folder.path().join("copy"));
+    let ledger = place.open();
+    drop(intend(&*ledger, "1").await);
+    ledger.close().await;
+    let server = place.server.as_ref().unwrap();
+    server.ask("CREATE TABLE public.kept AS SELECT * FROM ledger.entry");
+    // The end is cut off, and the head with it.
+    server.ask("DELETE FROM ledger.entry WHERE seq > 1; UPDATE ledger.head SET length = 2");
+    assert!(matches!(place.refused(), OpenError::Damaged(words) if words.contains("cut off")));
+    // The stored checkpoint too, but not the copy.
+    server.ask("UPDATE ledger.signed SET note = NULL");
+    assert!(matches!(place.refused(), OpenError::Damaged(words) if words.contains("copy")));
+    server.ask("INSERT INTO ledger.entry SELECT * FROM public.kept WHERE seq > 1; UPDATE ledger.head SET length = 4");
+    place.open().close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_with_other_policies_are_seen() {
+    let place = Place::postgres();
+    let (one, two) = (place.open(), place.open());
+    let policy = |name: &str| crate::ledger::entry::Body::Policy { policy: name.into() };
+    assert!(one.note(policy("sha256:a")) && two.note(policy("sha256:b")));
+    eventually("both see it", || [&one, &two].iter().all(|l| l.degraded().contains(&"replicas-differ"))).await;
+    assert!(two.note(policy("sha256:a")));
+    eventually("it is over", || [&one, &two].iter().all(|l| l.degraded().is_empty())).await;
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_replica_that_signs_goes_another_one_goes_on() {
+    let place = Place::postgres();
+    let (one, two) = (place.open(), place.open());
+    drop(intend(&*one, "1").await);
+    one.close().await;
+    drop(intend(&*two, "2").await);
+    let server = place.server.as_ref().unwrap();
+    let signed =
+        || server.ask("SELECT split_part(note, E'\\n', 2) = (SELECT length::text FROM ledger.head) FROM ledger.signed");
+    eventually("all of it is signed", || signed() == "t").await;
+    two.close().await;
+    assert_eq!(signed(), "t", "the end too");
+}
