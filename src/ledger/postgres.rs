@@ -3,6 +3,7 @@
 //! Each replica has one writer with one connection. What is decided for one is decided for all: a batch locks the head
 //! row, so batches of different replicas come one after the other.
 
+mod acting;
 mod admitting;
 mod asking;
 mod batch;
@@ -22,6 +23,7 @@ mod tests;
 mod tls;
 mod writer;
 
+pub use acting::{Acting, Replica};
 pub use asking::PostgresReader;
 pub use schema::Migrated;
 

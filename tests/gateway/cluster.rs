@@ -50,7 +50,8 @@ impl Cluster {
         );
         let upstream = format!("timeout_ms = {BUDGET_MS}");
         let text = configuration(&provider.url(), &[("upstream", &upstream)], &caller("moderation", TOKEN, ""));
-        let text = text.replace("path = \"ledger\"\n", &ledger);
+        // One look, at once: so that resolutions are among the entries.
+        let text = text.replace("path = \"ledger\"\n", &ledger) + "[resolver]\ndelay_s = 1\nattempts = 1\n";
         std::fs::write(at("gateway.toml"), &text).unwrap();
         Self { database, wedge, provider, replicas: Vec::new(), folder: Arc::new(folder), text }
     }

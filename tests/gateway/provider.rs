@@ -149,10 +149,11 @@ impl Provider {
         self.memory.heads.lock().unwrap().clone()
     }
 
-    /// The targets of the requests since this was last asked.
+    /// The targets of the deletions since this was last asked.
     pub fn take_targets(&self) -> Vec<String> {
         let heads = std::mem::take(&mut *self.memory.heads.lock().unwrap());
-        heads.iter().map(|head| head.split(' ').nth(1).unwrap_or_default().to_owned()).collect()
+        let deletions = heads.iter().filter_map(|head| head.strip_prefix("DELETE "));
+        deletions.map(|rest| rest.split(' ').next().unwrap_or_default().to_owned()).collect()
     }
 
     /// How many connections it has; none once a dead process's last bytes have been read.

@@ -26,7 +26,7 @@ pub(super) fn run(options: &Options) -> Exit {
     if ledger.postgres.is_some() {
         page::complain(
             "the ledger is in PostgreSQL: back it up with pg_dump, or with the database's own backups; \
-             docs/running-in-production.md says how it is put back",
+             docs/postgresql.md says how it is put back",
         );
         return Exit::Usage;
     }

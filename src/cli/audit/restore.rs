@@ -39,7 +39,7 @@ pub(super) fn run(options: &Options) -> Exit {
     if config.postgres.is_some() {
         page::complain(
             "the ledger is in PostgreSQL: put it back with pg_restore, or with the database's own backups; \
-             docs/running-in-production.md says how",
+             docs/postgresql.md says how",
         );
         return Exit::Usage;
     }

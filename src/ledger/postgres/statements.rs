@@ -1,10 +1,13 @@
 //! The writer's session, and its SQL beside the batches: leases, the dead, and what is asked of it.
 
+use super::acting::Replica;
 use super::batch::{self, Ended, Prepared};
 use super::plan::{Asked, Known, Plan};
 use super::session::{Fault, Role, Session};
 use crate::config;
-use crate::ledger::freeze::Freezes;
+use crate::id::{CallerName, RequestId};
+use crate::ledger::freeze::{Covers, Freezes};
+use crate::ledger::glance::Glance;
 use crate::ledger::{Entries, OpenError};
 use std::time::Duration;
 use tokio_postgres::Error;
@@ -36,6 +39,10 @@ const RENEW: &str = "
         ARRAY(SELECT body FROM ledger.frozen ORDER BY place)";
 const FLYING: &str =
     "SELECT f.seq, e.bytes FROM ledger.in_flight f JOIN ledger.entry e ON e.seq = f.seq ORDER BY f.seq";
+const REPLICAS: &str = "
+    SELECT r.id, r.version, r.policy, to_char(r.started AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
+        r.lease_until < clock_timestamp(), (SELECT count(*) FROM ledger.in_flight f WHERE f.replica = r.id)
+    FROM ledger.replica r ORDER BY r.started, r.id";
 const LONGEST: &str = "
     SELECT u.since_us, u.seq, u.attempts, e.bytes FROM ledger.unresolved u JOIN ledger.entry e ON e.seq = u.seq
     WHERE u.since_us <= $1 ORDER BY u.since_us, u.seq LIMIT 32";
@@ -162,8 +169,52 @@ impl Writing {
         Ok(Renewed { freezes: batch::freezes(&texts)?, ..renewed })
     }
 
+    /// The requests whose intents, of any replica, have no outcome, as far as this covers them.
+    pub(super) async fn covered(&mut self, covers: &Covers) -> Result<Vec<RequestId>, Fault> {
+        let mut covered = Vec::new();
+        for (seq, bytes) in self.flying().await? {
+            let entry = Glance::at(seq, &bytes).ok();
+            let about = entry.and_then(|entry| Some((CallerName::parse(&entry.caller).ok()?, entry.intended()?)));
+            // Of what cannot be read nobody says that it is over.
+            let unread = || Fault::Unfit(format!("entry {seq} is said to be in flight, but is no such intent"));
+            let (caller, (request_id, target)) = about.ok_or_else(unread)?;
+            if covers.includes(&caller, &target.session) {
+                covered.push(request_id);
+            }
+        }
+        Ok(covered)
+    }
+
+    /// What is frozen.
+    pub(super) async fn freezes(&mut self) -> Result<Freezes, Fault> {
+        let texts = self.session.ask(async |client| {
+            let rows = client.query_typed("SELECT body FROM ledger.frozen ORDER BY place", &[]).await?;
+            rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, Error>>()
+        });
+        batch::freezes(&texts.await?)
+    }
+
+    /// Every replica, the oldest first.
+    pub(super) async fn replicas(&mut self) -> Result<Vec<Replica>, Fault> {
+        let read = self.session.ask(async |client| {
+            let rows = client.query_typed(REPLICAS, &[]).await?;
+            let replica = |row: &tokio_postgres::Row| {
+                Ok(Replica {
+                    id: row.try_get(0)?,
+                    version: row.try_get(1)?,
+                    policy: row.try_get(2)?,
+                    started: row.try_get(3)?,
+                    is_dead: row.try_get(4)?,
+                    open: unsigned(row, 5)?,
+                })
+            };
+            rows.iter().map(replica).collect()
+        });
+        read.await
+    }
+
     /// The entries of all intents without an outcome, of every replica.
-    pub(super) async fn flying(&mut self) -> Result<Entries, Fault> {
+    async fn flying(&mut self) -> Result<Entries, Fault> {
         let read = self.session.ask(async |client| {
             let rows = client.query_typed(FLYING, &[]).await?;
             rows.iter().map(|row| Ok((unsigned(row, 0)?, row.try_get(1)?))).collect()

@@ -1,11 +1,14 @@
 //! What only a database that several replicas share can do to a ledger.
 
-use super::Postgres;
-use crate::ledger::admission::tests::asked;
+use super::{Acting, Postgres};
+use crate::config::{Budget, Per};
+use crate::ledger::admission::tests::{asked, budget};
+use crate::ledger::admission::{Asked, Declined};
 use crate::ledger::conformance::instance::Instance;
 use crate::ledger::conformance::{BUDGET, Place, conclude, eventually, intend};
 use crate::ledger::entry::End;
-use crate::ledger::{Health, Intended, Ledger, NotRecorded, OpenError};
+use crate::ledger::freeze::{Covers, Freeze};
+use crate::ledger::{Health, Intended, Ledger, NotRecorded, OpenError, Recorded};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,6 +210,74 @@ async fn replicas_with_other_policies_are_seen() {
     eventually("it is over", || [&one, &two].iter().all(|l| l.degraded().is_empty())).await;
     one.close().await;
     two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_frozen_by_a_command_or_a_replica_is_frozen_for_all_of_them_at_once() {
+    let place = Place::postgres();
+    let (one, two) = (place.open(), place.open());
+    let under_way = intend(&*one, "1").await;
+    let id = under_way.request_id();
+    let freeze = Freeze { covers: Covers::All, until: None, reason: "stop".into(), by: "alice".into() };
+    block_in_place(|| {
+        let acting = Acting::open(&place.config).unwrap();
+        acting.freeze(freeze).unwrap();
+        assert_eq!(acting.covered(&Covers::All).unwrap(), [id], "it is of another process");
+        let replicas = acting.replicas().unwrap();
+        assert_eq!(
+            replicas.iter().map(|replica| (replica.is_dead, replica.open)).collect::<Vec<_>>(),
+            [(false, 1), (false, 0)]
+        );
+    });
+    for ledger in [&one, &two] {
+        let declined = ledger.intend(asked("c", "s1", "2")).await;
+        assert!(matches!(declined, Intended::Declined(Declined::Frozen(_))), "{declined:?}");
+        assert_eq!(ledger.freezes().iter().count(), 1, "its gate is shut too");
+    }
+    conclude(&*one, under_way, End::Deleted).await.unwrap();
+    assert_eq!(two.covered(Covers::All).await, Some(vec![]));
+    assert_eq!(two.unfreeze(Covers::All, "done".into(), "bob".into()).await, Ok(true));
+    let acting = block_in_place(|| Acting::open(&place.config).unwrap());
+    block_in_place(|| {
+        assert!(acting.freezes().unwrap().iter().next().is_none());
+        assert!(!acting.unfreeze(Covers::All, "again".into(), "bob".into()).unwrap());
+        drop(acting);
+    });
+    drop(intend(&*one, "3").await);
+    // A gate that nobody asks anything of opens and shuts with the next renewal.
+    eventually("both know", || [&one, &two].iter().all(|ledger| ledger.freezes().iter().next().is_none())).await;
+    one.close().await;
+    two.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_target_one_key_and_one_budget_are_shared_by_all_replicas() {
+    let place = Place::postgres();
+    let replicas = [place.open(), place.open(), place.open()];
+    let budgets: Arc<[Budget]> = vec![budget(7, 3600, Per::Caller)].into();
+    let asks = (0..30).map(|n| {
+        let ask = Asked { budgets: Arc::clone(&budgets), ..asked("c", "s", &(n / 3).to_string()) };
+        replicas[n % 3].intend(ask)
+    });
+    // Ten targets, each asked of all three at once, and a budget of seven.
+    let answers = futures_util::future::join_all(asks).await;
+    let recorded: Vec<Recorded> = answers
+        .into_iter()
+        .filter_map(|one| match one {
+            Intended::Recorded(recorded) => Some(recorded),
+            Intended::Declined(_) => None,
+            other @ (Intended::Replay(_) | Intended::Unavailable) => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(recorded.len(), 7);
+    let intents = place.of_kind("intent");
+    let targets: std::collections::BTreeSet<&str> =
+        intents.iter().filter_map(|entry| entry["group"].as_str()).collect();
+    assert_eq!((intents.len(), targets.len()), (7, 7));
+    drop(recorded);
+    for ledger in replicas {
+        ledger.close().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

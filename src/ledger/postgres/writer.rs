@@ -15,7 +15,7 @@ use super::statements::{Identity, Writing};
 use crate::clock::{Moment, Timestamp, Uptime, moment, since};
 use crate::config;
 use crate::failpoint;
-use crate::id::{CallerName, RequestId};
+use crate::id::RequestId;
 use crate::ledger::entry::{Body, Encoded};
 use crate::ledger::freeze::{Covers, Freezes};
 use crate::ledger::glance::Glance;
@@ -201,24 +201,8 @@ impl Writer {
 
     /// The requests in flight, of any replica, that this covers.
     async fn covered(&mut self, covers: &Covers) -> Option<Vec<RequestId>> {
-        let flying = match self.database.as_mut()?.flying().await {
-            Ok(flying) => flying,
-            Err(fault) => {
-                self.lost(&fault);
-                return None;
-            }
-        };
-        let mut covered = Vec::new();
-        for (seq, bytes) in flying {
-            // What cannot be read is covered by everything: nobody says that it is over.
-            let entry = Glance::at(seq, &bytes).ok()?;
-            let caller = CallerName::parse(&entry.caller).ok()?;
-            let (request_id, target) = entry.intended()?;
-            if covers.includes(&caller, &target.session) {
-                covered.push(request_id);
-            }
-        }
-        Some(covered)
+        let covered = self.database.as_mut()?.covered(covers).await;
+        covered.inspect_err(|fault| self.lost(fault)).ok()
     }
 
     /// The unknown outcome that waits longest. One replica looks for all of them.
