@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// Where the next commit of a writer is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +14,9 @@ pub enum Cut {
     Before,
     /// The server has committed: what was to be written is there, and its answer is gone.
     After,
+    /// The replica is cut off at once, and the server gets the commit a second later: whoever looks in between has to
+    /// wait for it.
+    Late,
 }
 
 const COMMIT: &[u8] = b"COMMIT\0";
@@ -55,6 +59,11 @@ fn forth(orders: &Orders, mut client: TcpStream, mut server: TcpStream, swallow:
                     break;
                 }
                 Some(Cut::After) => swallow.store(true, Ordering::SeqCst),
+                Some(Cut::Late) => {
+                    swallow.store(true, Ordering::SeqCst);
+                    let _ = client.shutdown(Shutdown::Both);
+                    std::thread::sleep(Duration::from_secs(1));
+                }
                 None => {}
             }
         }
