@@ -53,6 +53,11 @@ impl Alone {
     }
 }
 
+/// Who runs this command, as entries name it.
+pub(super) fn user() -> String {
+    by(rustix::process::geteuid().as_raw())
+}
+
 pub(super) fn complain(exit: Exit, words: &str) -> Exit {
     page::complain(words);
     exit

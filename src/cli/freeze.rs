@@ -1,19 +1,24 @@
 //! `freeze`, `unfreeze`: the brake. Through the process that serves or, where none does, in the ledger itself.
 
-use super::alone::{Alone, complain, silent};
+use super::alone::{self, Alone, complain, silent};
 use super::audit::section;
 use super::{Exit, page};
 use crate::clock::{Timestamp, moment, parse_span, since};
+use crate::config;
 use crate::gateway::brake::Stopped;
 use crate::id::{CallerName, RequestId, SessionId};
 use crate::ledger::freeze::{Covers, Freeze, reason};
-use crate::ledger::{Ledger, NotRecorded};
+use crate::ledger::postgres::Acting;
+use crate::ledger::{Ledger, NotRecorded, OpenError};
 use crate::server::control::{NotHeard, Said, Verb, ask};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between two questions what is still under way.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Within this after a lease another replica closes what the dead one left open.
+const AFTER_LEASE: Duration = Duration::from_secs(10);
 
 const NOT_RECORDED: &str =
     "it could not be recorded, or nobody knows whether it was: ask for the status, and try again";
@@ -97,6 +102,10 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
     let (covers, until) = (options.which.covers(), options.lasts.map(|span| Timestamp::now().after(span)));
     let verb = Verb::Freeze { covers: covers.clone(), until, reason: options.reason.clone() };
     let said = Saying { json: options.json, covers: covers.clone() };
+    if section.postgres.is_some() {
+        let freeze = Freeze { covers, until, reason: options.reason.clone(), by: alone::user() };
+        return said.frozen_for_all(&section, freeze).unwrap_or_else(|exit| exit);
+    }
     match ask(&section.path, &verb, Said::stopped) {
         Ok(stopped) => said.until_nothing_is_open(&section.path, stopped),
         Err(NotHeard::No(words)) => complain(Exit::Restart, &words),
@@ -125,6 +134,11 @@ pub(super) fn unfreeze(options: &Unfreezing) -> Exit {
         Err(exit) => return exit,
     };
     let covers = options.which.covers();
+    if section.postgres.is_some() {
+        let unfrozen = Acting::open(&section)
+            .and_then(|ledger| ledger.unfreeze(covers.clone(), options.reason.clone(), alone::user()));
+        return unfrozen.map_or_else(|error| page::ledger(&error), |any| unfrozen_is(any, &covers, options.json));
+    }
     let verb = Verb::Unfreeze { covers: covers.clone(), reason: options.reason.clone() };
     let any = match ask(&section.path, &verb, Said::unfrozen) {
         Ok(any) => any,
@@ -143,7 +157,11 @@ pub(super) fn unfreeze(options: &Unfreezing) -> Exit {
             }
         }
     };
-    if options.json {
+    unfrozen_is(any, &covers, options.json)
+}
+
+fn unfrozen_is(any: bool, covers: &Covers, json: bool) -> Exit {
+    if json {
         page::line(serde_json::json!({"unfrozen": any}));
     } else if any {
         page::line(format_args!("{covers} is not frozen any more"));
@@ -166,6 +184,24 @@ impl Saying {
         } else {
             page::line(format_args!("frozen: of {} nothing new is sent", self.covers));
         }
+    }
+
+    /// Freezes in the database that replicas share, and waits for the outcomes of what they recorded before: those of
+    /// one that died come when its lease is over.
+    fn frozen_for_all(&self, section: &config::Ledger, freeze: Freeze) -> Result<Exit, Exit> {
+        let ledger = Acting::open(section).map_err(|error| page::ledger(&error))?;
+        ledger.freeze(freeze).map_err(|error| complain(Exit::Restart, &error.to_string()))?;
+        self.frozen();
+        let unasked = |error: OpenError| complain(Exit::Restart, &format!("what is under way is not known: {error}"));
+        let mut open = ledger.covered(&self.covers).map_err(unasked)?;
+        let leases = ledger.replicas().map_err(unasked)?.iter().map(|replica| replica.lease_s).max();
+        let (began, patience) = (moment(), Duration::from_secs(leases.unwrap_or(0)) + AFTER_LEASE);
+        while !open.is_empty() && since(began) < patience {
+            std::thread::sleep(PAUSE);
+            let still = ledger.covered(&self.covers).map_err(unasked)?;
+            open.retain(|id| still.contains(id));
+        }
+        Ok(self.end(&open))
     }
 
     /// Waits for the outcomes of what was recorded before the freeze.

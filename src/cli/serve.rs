@@ -118,6 +118,13 @@ fn ledger(config: &Config, metrics: &Metrics) -> Result<(Arc<dyn Ledger>, Option
     Ok((Arc::<Sqlite>::clone(&ledger), Some((ledger, control))))
 }
 
+/// Does what commands ask for, until `stop`, where this process alone holds the ledger.
+async fn controlled(held: Option<Held>, gateway: Arc<Gateway>, stop: CancellationToken) {
+    if let Some((store, control)) = held {
+        control.run(Reach { store, gateway }, stop).await;
+    }
+}
+
 /// The log for the operators' port: each request reads the ledger on its own, beside the writer.
 fn published(ledger: &config::Ledger, operators: Arc<Operators>) -> Published {
     let ledger = ledger.clone();
@@ -187,10 +194,7 @@ async fn serve(
     let serving = serve_ops(ops_listener, ops_tls.clone(), Arc::clone(&gateway), registry, log, stop_ops.clone());
     ports.spawn_on(serving, ops_runtime);
     let stop_control = CancellationToken::new();
-    let controlled = held.map(|(store, control)| {
-        let reached = Reach { store, gateway: Arc::clone(&gateway) };
-        ports.spawn(control.run(reached, stop_control.clone()))
-    });
+    let controlled = ports.spawn(controlled(held, Arc::clone(&gateway), stop_control.clone()));
     let resolving = ports.spawn(resolver.run(stop.clone()));
     let shared = (Arc::clone(&gateway), operators);
     let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
@@ -210,9 +214,7 @@ async fn serve(
     gateway.flush_refusals();
     // Before the lock goes: the socket of the next process must stay.
     stop_control.cancel();
-    if let Some(controlled) = controlled {
-        let _ = controlled.await;
-    }
+    let _ = controlled.await;
     ledger.close().await;
     stop_ops.cancel();
     tracing::info!("stopped");

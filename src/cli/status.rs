@@ -3,9 +3,11 @@
 use super::alone::{complain, silent};
 use super::audit::section;
 use super::{Exit, page};
+use crate::config;
 use crate::gateway::brake::{Frozen, Status};
-use crate::ledger::Reader;
+use crate::ledger::postgres::Acting;
 use crate::ledger::sqlite::SqliteReader;
+use crate::ledger::{OpenError, Reader};
 use crate::server::control::{NotHeard, Said, Verb, ask};
 use std::path::PathBuf;
 
@@ -24,6 +26,9 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(section) => section,
         Err(exit) => return exit,
     };
+    if section.postgres.is_some() {
+        return shared(&section, options.json).unwrap_or_else(|error| page::ledger(&error));
+    }
     let (serving, freezes) = match ask(&section.path, &Verb::Status, Said::status) {
         Ok(status) => (Some(status), Vec::new()),
         Err(NotHeard::No(words)) => return complain(Exit::Unavailable, &words),
@@ -52,16 +57,49 @@ pub(super) fn run(options: &Options) -> Exit {
             status.freezes
         }
     };
+    frozen(&freezes);
+    Exit::Done
+}
+
+/// The replicas of a database, and what is frozen for all of them.
+fn shared(section: &config::Ledger, json: bool) -> Result<Exit, OpenError> {
+    let ledger = Acting::open(section)?;
+    let (replicas, mut freezes) = (ledger.replicas()?, Vec::new());
+    for freeze in ledger.freezes()?.iter() {
+        freezes.push(Frozen { freeze: freeze.clone(), open: ledger.covered(&freeze.covers)? });
+    }
+    if json {
+        page::line(serde_json::json!({"replicas": replicas, "freezes": freezes}));
+        return Ok(Exit::Done);
+    }
+    if replicas.is_empty() {
+        page::line("no replica serves this ledger");
+    } else {
+        let rows = replicas.iter().map(|replica| {
+            let stands = if replica.is_dead { "its lease is over" } else { "alive" };
+            let (started, open) = (replica.started.clone(), replica.open.to_string());
+            vec![replica.id.clone(), stands.to_owned(), started, replica.version.clone(), replica.policy.clone(), open]
+        });
+        page::line(page::table(&["replica", "stands", "since", "version", "policy", "open"], rows));
+        let live = || replicas.iter().filter(|replica| !replica.is_dead);
+        if live().any(|one| live().any(|other| (&one.version, &one.policy) != (&other.version, &other.policy))) {
+            page::complain("the replicas differ in version or policy");
+        }
+    }
+    frozen(&freezes);
+    Ok(Exit::Done)
+}
+
+fn frozen(freezes: &[Frozen]) {
     if freezes.is_empty() {
         page::line("nothing is frozen");
-        return Exit::Done;
+        return;
     }
     let rows = freezes.iter().map(|Frozen { freeze, open }| {
         let until = freeze.until.map_or_else(|| "unfrozen".to_owned(), |until| until.to_string());
         vec![freeze.covers.to_string(), until, freeze.reason.clone(), freeze.by.clone(), open.len().to_string()]
     });
     page::line(page::table(&["frozen", "until", "reason", "by", "still open"], rows));
-    Exit::Done
 }
 
 fn shown(status: &Status) {

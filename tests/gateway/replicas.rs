@@ -164,6 +164,36 @@ fn the_commands_that_ask_work_with_a_database_too() {
     assert!(!all.contains("canary-password"), "the password is in no log");
 }
 
+#[test]
+fn a_freeze_holds_for_every_replica_and_ends_when_what_was_under_way_has_its_outcome() {
+    let cluster = Cluster::of(2);
+    let (go_on, config) = (Arc::new(AtomicBool::new(false)), cluster.config());
+    cluster.provider.next(Reply::When(go_on.clone()));
+    let under_way = cluster.replicas[0].listen;
+    let under_way = std::thread::spawn(move || deletion(under_way));
+    eventually("it is at the provider", || !cluster.provider.heads().is_empty());
+    let at = config.clone();
+    let freezing = std::thread::spawn(move || command(&["freeze", "--all", "--reason", "stop"], &at));
+    eventually("every replica refuses", || {
+        cluster.replicas.iter().map(|replica| deletion(replica.listen).status).all(|status| status == 403)
+    });
+    assert!(!freezing.is_finished(), "one is still under way");
+    let status = command(&["status", "--json"], &config);
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["replicas"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(status["freezes"][0]["open"].as_array().unwrap().len(), 1, "{status}");
+    go_on.store(true, Ordering::SeqCst);
+    assert_eq!(under_way.join().unwrap().status, 200);
+    let frozen = freezing.join().unwrap();
+    assert_eq!(frozen.status.code(), Some(0), "{}", String::from_utf8_lossy(&frozen.stderr));
+    let unfreeze = ["unfreeze", "--all", "--reason", "done"];
+    assert_eq!(command(&unfreeze, &config).status.code(), Some(0));
+    assert_eq!(command(&unfreeze, &config).status.code(), Some(1), "it is not frozen");
+    for replica in &cluster.replicas {
+        eventually("it goes on", || deletion(replica.listen).status == 200);
+    }
+}
+
 /// Where a process is made to kill itself, now and then.
 const POINTS: [&str; 11] = [
     "intent-before-begin",

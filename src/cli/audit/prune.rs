@@ -30,6 +30,9 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(section) => section,
         Err(exit) => return exit,
     };
+    if section.postgres.is_some() {
+        return complain(Exit::Usage, "the ledger is in PostgreSQL: nothing can be removed from it yet");
+    }
     // Asked first: where there is no ledger, none is made.
     if let Err(error) = SqliteReader::open(&section.path) {
         return page::ledger(&error);

@@ -36,6 +36,8 @@ pub struct Replica {
     pub started: String,
     /// Whether its lease is over: nothing is sent by it any more.
     pub is_dead: bool,
+    /// Seconds until its lease ends, if it is not renewed.
+    pub lease_s: u64,
     /// How many intents of it have no outcome.
     pub open: u64,
 }

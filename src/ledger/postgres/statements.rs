@@ -41,7 +41,8 @@ const FLYING: &str =
     "SELECT f.seq, e.bytes FROM ledger.in_flight f JOIN ledger.entry e ON e.seq = f.seq ORDER BY f.seq";
 const REPLICAS: &str = "
     SELECT r.id, r.version, r.policy, to_char(r.started AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
-        r.lease_until < clock_timestamp(), (SELECT count(*) FROM ledger.in_flight f WHERE f.replica = r.id)
+        r.lease_until < clock_timestamp(),
+        greatest(0, ceil(extract(epoch FROM r.lease_until - clock_timestamp())))::int8, (SELECT count(*) FROM ledger.in_flight f WHERE f.replica = r.id)
     FROM ledger.replica r ORDER BY r.started, r.id";
 const LONGEST: &str = "
     SELECT u.since_us, u.seq, u.attempts, e.bytes FROM ledger.unresolved u JOIN ledger.entry e ON e.seq = u.seq
@@ -205,7 +206,8 @@ impl Writing {
                     policy: row.try_get(2)?,
                     started: row.try_get(3)?,
                     is_dead: row.try_get(4)?,
-                    open: unsigned(row, 5)?,
+                    lease_s: unsigned(row, 5)?,
+                    open: unsigned(row, 6)?,
                 })
             };
             rows.iter().map(replica).collect()
