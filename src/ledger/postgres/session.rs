@@ -15,7 +15,9 @@ use tokio_postgres::{Client, Config, Error};
 /// For connecting, TLS and the checks, all in all.
 const CONNECT: Duration = Duration::from_secs(5);
 /// For one question. Longer than the server gives a statement, so that its own word comes first.
-pub(super) const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_secs(6);
+/// The same for who reads or migrates: nobody's deletion waits for it.
+const LONG_PATIENCE: Duration = Duration::from_secs(126);
 const URL_AT_MOST: u64 = 4096;
 const OLDEST: i32 = 140_000;
 
@@ -118,6 +120,7 @@ type Connection = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 pub(super) struct Session {
     client: Client,
     connection: Option<Connection>,
+    patience: Duration,
 }
 
 impl Session {
@@ -130,7 +133,7 @@ impl Session {
         let connecting = async {
             let (config, tls) = address(place, role)?;
             let (client, connection) = config.connect(tls).await?;
-            let mut session = Self { client, connection: Some(Box::pin(connection)) };
+            let mut session = Self { client, connection: Some(Box::pin(connection)), patience: PATIENCE };
             session.set_up(role).await?;
             Ok(session)
         };
@@ -149,6 +152,10 @@ impl Session {
             client.query_typed_one(FITNESS, &[]).await
         });
         let row = row.await?;
+        if matches!(role, Role::Reader | Role::Migration) {
+            self.ask(async |client| client.batch_execute("SET statement_timeout = 120000").await).await?;
+            self.patience = LONG_PATIENCE;
+        }
         let text = |at: usize| row.try_get::<_, &str>(at).unwrap_or_default().to_owned();
         let version: i32 = row.try_get(0)?;
         let unfit = |what: &str| Err(Fault::Unfit(format!("the database is not to be used for a ledger: {what}")));
@@ -178,7 +185,7 @@ impl Session {
         Ok(())
     }
 
-    /// Asks something, and drives the connection meanwhile, at most [`PATIENCE`] long. After [`Fault::Lost`] the
+    /// Asks something, and drives the connection meanwhile, as long as its role may wait. After [`Fault::Lost`] the
     /// session is of no more use.
     ///
     /// # Errors
@@ -195,7 +202,7 @@ impl Session {
                 _ = connection => None,
             }
         };
-        match tokio::time::timeout(PATIENCE, both).await {
+        match tokio::time::timeout(self.patience, both).await {
             Ok(Some(answer)) => answer.map_err(Fault::from),
             Ok(None) => {
                 // What has arrived is still there to be read; for the rest it is an error.
@@ -204,14 +211,14 @@ impl Session {
             }
             Err(_) => {
                 self.connection = None;
-                Err(Fault::Lost(format!("no answer within {} s", PATIENCE.as_secs())))
+                Err(Fault::Lost(format!("no answer within {} s", self.patience.as_secs())))
             }
         }
     }
 
     /// Says goodbye, so that the server forgets it at once. What it held is given back.
     pub(super) async fn close(self) {
-        let Self { client, connection } = self;
+        let Self { client, connection, .. } = self;
         drop(client);
         if let Some(connection) = connection {
             let _ = tokio::time::timeout(Duration::from_secs(1), connection).await;
