@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -83,8 +83,18 @@ impl Instance {
 
     /// Starts one with settings, such as `fsync=off`.
     pub fn with(settings: &[&str]) -> Self {
+        Self::holding(settings, &[])
+    }
+
+    /// The same, with files in the folder of its data that only the server may read.
+    pub fn holding(settings: &[&str], files: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         run(Command::new("cp").arg("-r").arg(template()).arg(folder.path().join("data")));
+        for (name, text) in files {
+            let file = folder.path().join("data").join(name);
+            fs::write(&file, text).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }
         give(folder.path());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();

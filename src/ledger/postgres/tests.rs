@@ -200,6 +200,36 @@ async fn what_was_signed_has_to_be_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_servers_certificate_is_verified_for_the_host_of_the_url() {
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    let (ours, other, elsewhere) = (made("localhost"), made("localhost"), made("db.example"));
+    for (server, trusted, is_right) in [(&ours, &ours, true), (&ours, &other, false), (&elsewhere, &elsewhere, false)] {
+        let files = [("crt.pem", server.cert.pem()), ("key.pem", server.signing_key.serialize_pem())];
+        let files = files.each_ref().map(|(name, text)| (*name, text.as_str()));
+        let instance = Instance::holding(&["ssl=on", "ssl_cert_file=crt.pem", "ssl_key_file=key.pem"], &files);
+        let mut place = Place::unmigrated(instance);
+        let ca = place.folder.path().join("ca.pem");
+        std::fs::write(&ca, trusted.cert.pem()).unwrap();
+        let postgres = place.config.postgres.as_mut().unwrap();
+        let url = std::fs::read_to_string(&postgres.url_file).unwrap().replace("127.0.0.1", "localhost");
+        std::fs::write(&postgres.url_file, format!("{url}?sslmode=require")).unwrap();
+        postgres.ca_file = Some(ca);
+        let migrated = block_in_place(|| super::migrate(&place.config));
+        if !is_right {
+            let words = migrated.unwrap_err().to_string();
+            assert!(words.to_lowercase().contains("certificate"), "{words}");
+            continue;
+        }
+        migrated.unwrap();
+        let ledger = place.open();
+        let encrypted = "SELECT bool_and(s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
+            WHERE a.application_name LIKE 'wasend-gateway %'";
+        assert_eq!(place.server.as_ref().unwrap().ask(encrypted), "t");
+        ledger.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replicas_with_other_policies_are_seen() {
     let place = Place::postgres();
     let (one, two) = (place.open(), place.open());
