@@ -23,6 +23,8 @@ fn caller(number: usize, groups: Vec<String>) -> (Caller, String) {
         Caller {
             name: name(&format!("c{number}")),
             tokens,
+            jwt: None,
+            certificate: None,
             from: None,
             rates: vec![],
             budgets: vec![],
@@ -46,11 +48,11 @@ fn stages(criterion: &mut Criterion) {
             Head::parse(bytes.as_bytes().get(..length).unwrap()).unwrap()
         });
     });
-    let (identity, policy) = (Identity::new(&many), Policy::new(&many));
+    let (identity, policy) = (Identity::new(&many, &[]), Policy::new(&many));
     let value = format!("Bearer {token}");
     let now = wasend_gateway::clock::Timestamp::now();
     criterion.bench_function("know one of 1,000 callers", |b| {
-        b.iter(|| identity.identify(std::iter::once(black_box(value.as_bytes())), now))
+        b.iter(|| identity.identify(std::iter::once(black_box(value.as_bytes())), None, now))
     });
     let name = CallerName::parse("c999").unwrap();
     let target = Target { session: SessionId::parse("sess1").unwrap(), group: GroupId::parse("999099@g.us").unwrap() };

@@ -9,6 +9,9 @@ mod budget;
 mod callers;
 mod expected;
 pub mod file;
+mod identity;
+pub mod json;
+mod jwks;
 mod ledger;
 mod limits;
 mod listen;
@@ -24,9 +27,11 @@ mod upstream;
 pub use budget::{Budget, OnExhausted, Per};
 pub use callers::{Caller, Rate, Token};
 pub use expected::Expected;
+pub use identity::{CertificateName, Issuer, Jwt};
+pub use jwks::{Key, PublicKey};
 pub use ledger::{Ledger, Postgres};
 pub use limits::{Limits, Redis};
-pub use listen::{Listen, Ops, Tls};
+pub use listen::{ClientAuth, Listen, Ops, Tls};
 pub use operators::{Operator, Role};
 pub use reload::Reload;
 pub use resolver::Resolver;
@@ -66,6 +71,7 @@ pub struct Config {
     pub rates: Vec<Rate>,
     pub log: Log,
     pub callers: Vec<Caller>,
+    pub issuers: Vec<Issuer>,
 }
 
 /// How to log.
@@ -209,6 +215,8 @@ fn read(root: &mut Section) -> Config {
     log.finish();
     let (ops, callers) = (Ops::read(root.table_or_empty("ops")), Caller::read_all(root));
     Operator::tell_apart(&ops.operators, &callers, root);
+    let issuers = Issuer::read_all(root);
+    Jwt::tell_apart(&issuers, &callers, root);
     Config {
         listen: Listen::read(root.table_or_empty("listen")),
         ops,
@@ -220,6 +228,7 @@ fn read(root: &mut Section) -> Config {
         rates,
         log: Log { level: level.unwrap_or(tracing::Level::INFO), format: format.unwrap_or(Format::Auto) },
         callers,
+        issuers,
     }
 }
 
@@ -238,12 +247,11 @@ fn warnings(config: &Config) -> Vec<String> {
     for operator in config.ops.operators.iter().filter(|operator| operator.tokens.is_empty()) {
         warnings.push(format!("operator `{}` has no tokens: it cannot ask", operator.name));
     }
+    let asks_for_certificates = config.listen.tls.as_ref().is_some_and(|tls| tls.client_auth.is_some());
+    warnings.extend(identity::warnings(&config.issuers, &config.callers, asks_for_certificates));
     let now = Timestamp::now();
     for caller in &config.callers {
         let name = &caller.name;
-        if caller.tokens.is_empty() {
-            warnings.push(format!("caller `{name}` has no tokens: it cannot call"));
-        }
         if caller.allow.is_empty() {
             warnings.push(format!("caller `{name}` has no allow rules: everything is refused"));
         }

@@ -52,7 +52,7 @@ use crate::clock::moment;
 use crate::config::Config;
 use crate::error::Refused;
 use crate::head::{Head, HeadFault};
-use crate::identity::Identity;
+use crate::identity::{Identity, Proven};
 use crate::ledger::Ledger;
 use crate::policy::Policy;
 use crate::rate::{FailedAuthentications, Rates, Store};
@@ -88,7 +88,7 @@ pub struct Live {
 impl Live {
     fn new(config: &Config, store: &Store, old: Option<&Self>) -> Self {
         Self {
-            identity: Identity::new(&config.callers),
+            identity: Identity::new(&config.callers, &config.issuers),
             policy: Policy::new(&config.callers),
             rates: Rates::new(config, store, old.map(|old| &old.rates)),
             budgets: Budgets::new(&config.callers),
@@ -204,10 +204,15 @@ impl Gateway {
     }
 
     /// One request, from its head to its answer. Dropping the future drops the answer, not the work: from
-    /// the intent on it is a task of its own.
-    pub async fn handle(self: &Arc<Self>, head: Result<Head, HeadFault>, peer: IpAddr) -> Response<HttpBody> {
+    /// the intent on it is a task of its own. `certificate` is what the client proved when it connected.
+    pub async fn handle(
+        self: &Arc<Self>,
+        head: Result<Head, HeadFault>,
+        peer: IpAddr,
+        certificate: Option<Arc<Proven>>,
+    ) -> Response<HttpBody> {
         let mut trace = Trace::new(peer);
-        let deciding = AssertUnwindSafe(self.decide(head, &mut trace)).catch_unwind();
+        let deciding = AssertUnwindSafe(self.decide(head, certificate.as_deref(), &mut trace)).catch_unwind();
         let decided = deciding.await.unwrap_or(Err(Refused::Internal));
         let response = match decided {
             Err(refused) => self.refusals.refuse(&refused, trace),
@@ -224,8 +229,13 @@ impl Gateway {
 
     /// The stages that decide. Nothing here waits except for shared rates, and nothing here leaves a trace outside
     /// except what is taken from rates.
-    async fn decide(&self, head: Result<Head, HeadFault>, trace: &mut Trace) -> Result<Decided, Refused> {
-        let limiting = self.consider(head, trace)?;
+    async fn decide(
+        &self,
+        head: Result<Head, HeadFault>,
+        certificate: Option<&Proven>,
+        trace: &mut Trace,
+    ) -> Result<Decided, Refused> {
+        let limiting = self.consider(head, certificate, trace)?;
         let admission = limiting.settled(trace).await?;
         // While the rates were asked, it may have begun.
         if self.is_draining() {
@@ -235,13 +245,18 @@ impl Gateway {
     }
 
     /// Those of them that wait for nothing at all, with one snapshot of callers, rules and rates.
-    fn consider(&self, head: Result<Head, HeadFault>, trace: &mut Trace) -> Result<Limiting, Refused> {
+    fn consider(
+        &self,
+        head: Result<Head, HeadFault>,
+        certificate: Option<&Proven>,
+        trace: &mut Trace,
+    ) -> Result<Limiting, Refused> {
         let live = self.live.load();
         let accepted = accept::accept(head?, &self.trusted_proxies, trace)?;
         if self.is_draining() {
             return Err(Refused::ShuttingDown);
         }
-        let caller = authenticate::authenticate(accepted, &live.identity, &self.failed, trace)?;
+        let caller = authenticate::authenticate(accepted, certificate, &live.identity, &self.failed, trace)?;
         let permit = authorize::authorize(caller, &live.policy, &live.budgets, &self.ledger.freezes(), trace)?;
         limit::limit(permit, self.upstream.held_back(), &live.rates, &self.slots)
     }

@@ -1,10 +1,18 @@
-//! Who is calling, and who operates: exactly one credential, which is a bearer token that is known by its SHA-256.
+//! Who is calling, and who operates. A caller has exactly one credential: a bearer token that is known by its SHA-256,
+//! a signed token (JWT), or a client certificate. An operator has a bearer token.
+
+mod certificate;
+mod jwt;
+
+pub use certificate::Proven;
 
 use crate::clock::Timestamp;
 use crate::config;
 use crate::error::{Refused, Withheld};
 use crate::id::CallerName;
 use arc_swap::ArcSwap;
+use certificate::Certificates;
+use jwt::Issuers;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +26,7 @@ const NO_OPERATORS: &str = "no operator has a token here; make one with `wasend-
 pub struct Identified {
     /// The caller.
     pub caller: CallerName,
-    /// The id of the token that it showed.
+    /// Which of its credentials: the id of its token, the issuer and key of its JWT, or the fingerprint of its certificate.
     pub credential: CallerName,
 }
 
@@ -50,14 +58,8 @@ impl<W> Tokens<W> {
         Self { drawers }
     }
 
-    /// Looks at all `Authorization` values of a request (RFC 9110 §11.6.2, RFC 6750 §2.1). What is wrong with
-    /// them is said in words.
-    fn holder<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>, now: Timestamp) -> Result<&W, &'static str> {
-        let value = values.next().ok_or("there is no Authorization header; send `Bearer` and your token")?;
-        if values.next().is_some() {
-            return Err("there is more than one Authorization header; send one");
-        }
-        let token = bearer(value).ok_or("the Authorization header is not `Bearer` and one token")?;
+    /// Whose token it is, if it is known. What is wrong with one that is known is said in words.
+    fn holder(&self, token: &[u8], now: Timestamp) -> Result<Option<&W>, &'static str> {
         let hash: [u8; 32] = Sha256::digest(token).into();
         let candidates = self.drawers.get(&drawer(&hash)).map(Vec::as_slice).unwrap_or_default();
         let mut found = None;
@@ -67,20 +69,34 @@ impl<W> Tokens<W> {
             }
         }
         match found {
-            None => Err("the token is not known"),
+            None => Ok(None),
             Some(known) if known.expires.is_some_and(|at| at <= now) => Err("the token has expired"),
-            Some(known) => Ok(&known.whose),
+            Some(known) => Ok(Some(&known.whose)),
         }
     }
 }
 
+/// The one token of all `Authorization` values of a request (RFC 9110 §11.6.2, RFC 6750 §2.1). What is wrong with them
+/// is said in words.
+fn only_token<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<&'a [u8], &'static str> {
+    let value = values.next().ok_or("there is no Authorization header; send `Bearer` and your token")?;
+    if values.next().is_some() {
+        return Err("there is more than one Authorization header; send one");
+    }
+    bearer(value).ok_or("the Authorization header is not `Bearer` and one token")
+}
+
 /// Every caller that the configuration knows.
-pub struct Identity(Tokens<Identified>);
+pub struct Identity {
+    tokens: Tokens<Identified>,
+    issuers: Issuers,
+    certificates: Certificates,
+}
 
 impl Identity {
-    /// Takes over the callers' tokens.
+    /// Takes over the callers' credentials, and the keys of those who sign tokens.
     #[must_use]
-    pub fn new(callers: &[config::Caller]) -> Self {
+    pub fn new(callers: &[config::Caller], issuers: &[config::Issuer]) -> Self {
         let tokens = callers.iter().flat_map(|caller| {
             caller.tokens.iter().map(|token| Known {
                 sha256: token.sha256,
@@ -88,16 +104,54 @@ impl Identity {
                 whose: Identified { caller: caller.name.clone(), credential: token.id.clone() },
             })
         });
-        Self(Tokens::new(tokens))
+        Self {
+            tokens: Tokens::new(tokens),
+            issuers: Issuers::new(issuers, callers),
+            certificates: Certificates::new(callers),
+        }
     }
 
-    /// Looks at all `Authorization` values of a request.
+    /// Looks at all `Authorization` values of a request, and at the certificate of its connection. A certificate that is
+    /// no caller's serves the transport alone.
     ///
     /// # Errors
-    /// [`Refused::Unauthenticated`] unless there is exactly one and it is a token that is known and has
-    /// not expired at `now`.
-    pub fn identify<'a>(&self, values: impl Iterator<Item = &'a [u8]>, now: Timestamp) -> Result<Identified, Refused> {
-        self.0.holder(values, now).cloned().map_err(Refused::Unauthenticated)
+    /// [`Refused::Unauthenticated`] unless there is exactly one credential that is a caller's at `now`.
+    pub fn identify<'a>(
+        &self,
+        values: impl Iterator<Item = &'a [u8]>,
+        certificate: Option<&Proven>,
+        now: Timestamp,
+    ) -> Result<Identified, Refused> {
+        self.who(values, certificate, now).map_err(Refused::Unauthenticated)
+    }
+
+    fn who<'a>(
+        &self,
+        values: impl Iterator<Item = &'a [u8]>,
+        certificate: Option<&Proven>,
+        now: Timestamp,
+    ) -> Result<Identified, &'static str> {
+        let mut values = values.peekable();
+        if let Some(proven) = certificate {
+            match (self.certificates.holder(proven)?, values.peek()) {
+                (Some(who), None) => return Ok(who),
+                (Some(_), Some(_)) => {
+                    return Err(
+                        "there are two credentials, a caller's certificate and an Authorization header; send one",
+                    );
+                }
+                (None, None) => {
+                    return Err("the client certificate is no caller's, and there is no Authorization header");
+                }
+                (None, Some(_)) => {}
+            }
+        }
+        let token = only_token(values)?;
+        match self.tokens.holder(token, now)? {
+            Some(who) => Ok(who.clone()),
+            None if self.issuers.is_empty() => Err("the token is not known"),
+            None => self.issuers.holder(token, now),
+        }
     }
 }
 
@@ -145,7 +199,9 @@ impl Operators {
         if tokens.drawers.is_empty() {
             return Err(Withheld::Unauthenticated(NO_OPERATORS));
         }
-        tokens.holder(values, Timestamp::now()).cloned().map_err(Withheld::Unauthenticated)
+        let known = only_token(values).and_then(|token| tokens.holder(token, Timestamp::now()));
+        let operator = known.and_then(|known| known.cloned().ok_or("the token is not known"));
+        operator.map_err(Withheld::Unauthenticated)
     }
 }
 
@@ -190,19 +246,21 @@ mod tests {
         let caller = config::Caller {
             name: name("c"),
             tokens,
+            jwt: None,
+            certificate: None,
             from: None,
             rates: vec![],
             budgets: vec![],
             allow: vec![],
             deny: vec![],
         };
-        (Identity::new(&[caller]), token)
+        (Identity::new(&[caller], &[]), token)
     }
 
     fn ask(identity: &Identity, values: &[&str]) -> Result<String, Refused> {
         let now = Timestamp::from_micros(1_000);
         identity
-            .identify(values.iter().map(|v| v.as_bytes()), now)
+            .identify(values.iter().map(|v| v.as_bytes()), None, now)
             .map(|who| format!("{}/{}", who.caller, who.credential))
     }
 

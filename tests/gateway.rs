@@ -33,6 +33,8 @@ mod injected;
 mod instance;
 #[path = "gateway/mutated.rs"]
 mod mutated;
+#[path = "gateway/mutual.rs"]
+mod mutual;
 #[path = "gateway/old.rs"]
 mod old;
 #[path = "gateway/operators.rs"]
@@ -79,6 +81,8 @@ mod sealing;
 mod shared_rates;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
+#[path = "gateway/signed.rs"]
+mod signed;
 #[path = "gateway/soak.rs"]
 mod soak;
 #[path = "gateway/tls.rs"]

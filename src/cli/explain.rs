@@ -38,7 +38,9 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(loaded) => loaded,
         Err(faults) => return page::faults(&options.config, &faults),
     };
-    if !loaded.config.callers.iter().any(|caller| caller.name == options.caller) {
+    let known = loaded.config.callers.iter().find(|caller| caller.name == options.caller);
+    let credentials = known.map(config::Caller::credentials).unwrap_or_default();
+    if known.is_none() {
         page::complain(format_args!("warning: there is no caller `{}` in the configuration", options.caller));
     }
     let policy = Policy::new(&loaded.config.callers);
@@ -50,10 +52,14 @@ pub(super) fn run(options: &Options) -> Exit {
         let rules: Vec<_> = explanation.looked.iter().map(json).collect();
         let (rule, hash) = (explanation.rule().map(|rule| &**rule), &**policy.hash());
         page::line(serde_json::json!({
-            "allowed": allowed, "rule": rule, "reason": reason, "policy": hash, "at": at, "rules": rules
+            "allowed": allowed, "rule": rule, "reason": reason, "policy": hash, "at": at, "rules": rules,
+            "credentials": credentials
         }));
     } else {
         page::line(format_args!("{}: {reason}", if allowed { "allowed" } else { "not allowed" }));
+        if !credentials.is_empty() {
+            page::line(format_args!("it is known by: {}", credentials.join("; ")));
+        }
         if !explanation.looked.is_empty() {
             page::line(table(&explanation));
         }

@@ -1,6 +1,7 @@
 //! `[[callers]]`: who is known, from where, and how fast. And the rates, which `[limits]` has too.
 
 use super::budget::Budget;
+use super::identity::{CertificateName, Jwt};
 use super::listen::network;
 use super::rules::Rule;
 use super::section::Section;
@@ -15,6 +16,10 @@ pub struct Caller {
     pub name: CallerName,
     /// Its tokens; several so that they can be replaced with an overlap.
     pub tokens: Vec<Token>,
+    /// Which signed tokens are its own.
+    pub jwt: Option<Jwt>,
+    /// The name in its client certificate.
+    pub certificate: Option<CertificateName>,
     /// Where it may call from; `None` is anywhere, an empty list is nowhere.
     pub from: Option<Vec<IpNet>>,
     /// How fast.
@@ -104,12 +109,14 @@ impl Caller {
     fn read(mut section: Section) -> Option<Self> {
         let name = section.parsed("name", name);
         let tokens = section.tables("tokens").into_iter().filter_map(Token::read).collect();
+        let jwt = section.table("jwt").and_then(Jwt::read);
+        let certificate = section.table("certificate").and_then(CertificateName::read);
         let from = section.list("from", network);
         let (rates, budgets) = (rates(&mut section), Budget::read_all(&mut section));
         let allow = section.tables("allow").into_iter().map(Rule::read).collect();
         let deny = section.tables("deny").into_iter().map(Rule::read).collect();
         section.finish();
-        Some(Self { name: name?, tokens, from, rates, budgets, allow, deny })
+        Some(Self { name: name?, tokens, jwt, certificate, from, rates, budgets, allow, deny })
     }
 
     /// Reads all callers; a name or a token that is there twice is a fault.

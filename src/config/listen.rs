@@ -4,7 +4,7 @@ use super::operators::Operator;
 use super::section::Section;
 use ipnet::{IpNet, Ipv4Net};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The caller port.
@@ -39,6 +39,24 @@ pub struct Ops {
 pub struct Tls {
     pub certificate_file: PathBuf,
     pub key_file: PathBuf,
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// Whose client certificates are taken: on the caller port alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientAuth {
+    /// The certificates of those who may issue them.
+    pub ca_file: PathBuf,
+    /// Without one there is no connection; a wrong one is refused either way.
+    pub required: bool,
+}
+
+impl Tls {
+    /// The files that it is made of.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let ca_file = self.client_auth.as_ref().map(|auth| auth.ca_file.as_path());
+        [self.certificate_file.as_path(), self.key_file.as_path()].into_iter().chain(ca_file)
+    }
 }
 
 /// Reads a network; a single address is a network of one.
@@ -79,7 +97,7 @@ impl Listen {
             idle_timeout: Duration::from_millis(section.number("idle_timeout_ms", 100, 3_600_000)),
             max_age: Duration::from_millis(section.number("max_age_ms", 1_000, 86_400_000)),
             drain_timeout: Duration::from_millis(section.number("drain_timeout_ms", 100, 3_600_000)),
-            tls: section.table("tls").and_then(Tls::read),
+            tls: section.table("tls").and_then(Tls::read_with_clients),
         };
         if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
             let what = "is empty, so anybody could say where it calls from; name the proxies that may (proxy_protocol = true needs it)";
@@ -103,10 +121,24 @@ impl Ops {
 }
 
 impl Tls {
-    fn read(mut section: Section) -> Option<Self> {
+    fn read(section: Section) -> Option<Self> {
+        Self::read_rest(section, None)
+    }
+
+    fn read_with_clients(mut section: Section) -> Option<Self> {
+        let ca_file = section.path("client_ca_file");
+        let required = section.one_of_if_there("client_auth", &[("required", true), ("optional", false)]);
+        if ca_file.is_none() && required.is_some() {
+            section.fault("client_ca_file", None, "is missing: client_auth needs to know who issues certificates");
+        }
+        let client_auth = ca_file.map(|ca_file| ClientAuth { ca_file, required: required.unwrap_or(true) });
+        Self::read_rest(section, client_auth)
+    }
+
+    fn read_rest(mut section: Section, client_auth: Option<ClientAuth>) -> Option<Self> {
         let certificate_file = section.required_path("certificate_file");
         let key_file = section.required_path("key_file");
         section.finish();
-        Some(Self { certificate_file: certificate_file?, key_file: key_file? })
+        Some(Self { certificate_file: certificate_file?, key_file: key_file?, client_auth })
     }
 }

@@ -9,7 +9,7 @@ use super::file::Seen;
 use super::rules::Listed;
 use config::{Map, Value, ValueKind};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -169,6 +169,22 @@ impl Section {
         }
         self.known.push(name);
         None
+    }
+
+    /// Every key of a table that may have any, with its text.
+    pub(super) fn texts<T>(self, parse: impl Fn(&str) -> Result<T, String>) -> BTreeMap<String, T> {
+        let mut texts = BTreeMap::new();
+        for (name, value) in &self.rest {
+            let parsed = match &value.kind {
+                ValueKind::String(text) => parse(text),
+                other => Err(format!("is {}; write a text in quotes", kind_name(other))),
+            };
+            match parsed {
+                Ok(text) => drop(texts.insert(name.clone(), text)),
+                Err(what) => self.fault(name, value.origin(), what),
+            }
+        }
+        texts
     }
 
     /// `true` or `false`.

@@ -5,7 +5,7 @@ use super::trace::Trace;
 use crate::clock::Timestamp;
 use crate::error::Refused;
 use crate::failpoint;
-use crate::identity::{Identified, Identity};
+use crate::identity::{Identified, Identity, Proven};
 use crate::rate::FailedAuthentications;
 
 /// An accepted request whose caller is known.
@@ -14,18 +14,19 @@ pub struct Caller {
     pub(super) who: Identified,
 }
 
-/// Identifies the caller by its one credential.
+/// Identifies the caller by its one credential: a token, or the certificate of its connection.
 ///
 /// # Errors
 /// 401, or 429 for a peer that failed too often. A valid credential is never held back.
 pub fn authenticate(
     accepted: Accepted,
+    certificate: Option<&Proven>,
     identity: &Identity,
     failed: &FailedAuthentications,
     trace: &mut Trace,
 ) -> Result<Caller, Refused> {
     failpoint::hit("authenticate");
-    match identity.identify(accepted.head.values("authorization"), Timestamp::now()) {
+    match identity.identify(accepted.head.values("authorization"), certificate, Timestamp::now()) {
         Ok(who) => {
             trace.caller = Some(who.caller.clone());
             Ok(Caller { accepted, who })

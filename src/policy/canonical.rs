@@ -10,7 +10,7 @@
 //! once and each followed by a line feed, as `LC_ALL=C sort -u` writes a list without comments. Each line ends with
 //! a line feed, the last one too.
 //!
-//! Tokens are not in it: they say who, not what. A form that says more gets another first line.
+//! Credentials are not in it: they say who, not what. A form that says more gets another first line.
 
 use crate::clock::Timestamp;
 use crate::config;

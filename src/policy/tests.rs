@@ -19,7 +19,17 @@ fn rule(session: &str, group: &str) -> config::Rule {
 
 fn caller(allow: Vec<config::Rule>, deny: Vec<config::Rule>, from: Option<&str>) -> Caller {
     let from = from.map(|network| vec![network.parse().unwrap()]);
-    Caller { name: name("c"), tokens: vec![], from, rates: vec![], budgets: vec![], allow, deny }
+    Caller {
+        name: name("c"),
+        tokens: vec![],
+        jwt: None,
+        certificate: None,
+        from,
+        rates: vec![],
+        budgets: vec![],
+        allow,
+        deny,
+    }
 }
 
 const PEER: &str = "10.1.2.3";
@@ -207,7 +217,7 @@ prop_compose! {
         allow in prop::collection::vec(a_rule(), 0..4),
         deny in prop::collection::vec(a_rule(), 0..3),
     ) -> Caller {
-        Caller { name: name(who), tokens: vec![], from, rates: vec![], budgets: vec![], allow, deny }
+        Caller { name: name(who), tokens: vec![], jwt: None, certificate: None, from, rates: vec![], budgets: vec![], allow, deny }
     }
 }
 

@@ -6,6 +6,7 @@ use super::tls::Certificate;
 use crate::config;
 use crate::gateway::Gateway;
 use crate::head::{Head, HeadFault};
+use crate::identity::Proven;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -14,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ipnet::IpNet;
+use rustls::ServerConnection;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,17 +41,25 @@ pub(super) struct Connection {
 struct Arrived {
     head: Result<Head, HeadFault>,
     peer: IpAddr,
+    certificate: Option<Arc<Proven>>,
 }
 
 /// The router has no routes on purpose: a route would be matched on a decoded path, and the path decides on
 /// the raw bytes that the guard judged.
 async fn path(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Response {
     let arrived = request.extensions_mut().remove::<Arrived>();
-    let (head, peer) = match arrived {
-        Some(arrived) => (arrived.head, arrived.peer),
-        None => (Err(HeadFault::Malformed("the request was not judged")), IpAddr::from([0, 0, 0, 0])),
-    };
-    gateway.handle(head, peer).await
+    let Arrived { head, peer, certificate } = arrived.unwrap_or_else(|| Arrived {
+        head: Err(HeadFault::Malformed("the request was not judged")),
+        peer: IpAddr::from([0, 0, 0, 0]),
+        certificate: None,
+    });
+    gateway.handle(head, peer, certificate).await
+}
+
+/// What the client proved in its handshake, if it showed a certificate.
+fn proven(session: &ServerConnection) -> Result<Option<Arc<Proven>>, &'static str> {
+    let Some(certificate) = session.peer_certificates().and_then(<[_]>::first) else { return Ok(None) };
+    Proven::read(certificate).map(|proven| Some(Arc::new(proven))).ok_or("its certificate cannot be read")
 }
 
 impl Connection {
@@ -85,25 +95,33 @@ impl Connection {
             }
         }
         match &self.certificate {
-            None => self.speak(stream, peer).await,
+            None => self.speak(stream, peer, None).await,
             Some(certificate) => {
                 let handshake = tokio::time::timeout(self.patience.head, certificate.acceptor().accept(stream)).await;
-                if let Ok(Ok(stream)) = handshake {
-                    self.speak(stream, peer).await;
+                match handshake {
+                    Ok(Ok(stream)) => match proven(stream.get_ref().1) {
+                        Ok(proven) => self.speak(stream, peer, proven).await,
+                        Err(what) => tracing::warn!(%peer, what, "a connection was closed"),
+                    },
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
                 }
             }
         }
     }
 
-    async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(&self, stream: S, peer: IpAddr) {
+    async fn speak<S>(&self, stream: S, peer: IpAddr, certificate: Option<Arc<Proven>>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
         let desk = Desk::default();
         let guard = Guard::new(stream, desk.clone(), self.patience);
         let service = service_fn(|request: hyper::Request<hyper::body::Incoming>| {
-            let (router, desk) = (self.router.clone(), desk.clone());
+            let (router, desk, certificate) = (self.router.clone(), desk.clone(), certificate.clone());
             async move {
                 let mut request = request.map(Body::new);
                 if let Some(head) = desk.take() {
-                    request.extensions_mut().insert(Arrived { head, peer });
+                    request.extensions_mut().insert(Arrived { head, peer, certificate });
                 }
                 let response = router.oneshot(request).await;
                 desk.done();

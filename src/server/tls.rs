@@ -1,10 +1,14 @@
-//! A port's certificate: TLS 1.2 and 1.3, ALPN `http/1.1` alone, read again on request.
+//! A port's certificate, and whose client certificates it takes: TLS 1.2 and 1.3, ALPN `http/1.1` alone, read again on
+//! request.
 
 use crate::config;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use std::path::Path;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -21,14 +25,30 @@ fn read(from: &config::Tls) -> Result<ServerConfig, String> {
         .and_then(Iterator::collect)
         .map_err(|e| wrong(&from.certificate_file, &e))?;
     let key = PrivateKeyDer::from_pem_file(&from.key_file).map_err(|e| wrong(&from.key_file, &e))?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|e| wrong(&from.certificate_file, &e))?;
+        .map_err(|e| e.to_string())?;
+    let builder = match &from.client_auth {
+        None => builder.with_no_client_auth(),
+        Some(auth) => builder.with_client_cert_verifier(verifier(auth, provider)?),
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|e| wrong(&from.certificate_file, &e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if from.client_auth.is_some() {
+        // A session that is taken up again is not verified again: a certificate could outlive itself in it.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(config)
+}
+
+/// Takes client certificates that one of the authorities issued for clients, or for nothing in particular, in their time.
+fn verifier(auth: &config::ClientAuth, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let roots = Arc::new(config::file::roots(Some(&auth.ca_file))?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
+    let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|e| format!("{}: {e}", auth.ca_file.display()))
 }
 
 impl Certificate {

@@ -95,8 +95,7 @@ pub(super) struct Beginning {
 impl Beginning {
     /// `seen` is what the configuration and its lists were when they were read.
     pub(super) fn new(config: &Config, seen: Vec<Seen>) -> Self {
-        let tls =
-            |tls: &Option<config::Tls>| tls.as_ref().map(|tls| Watched::of(&[&tls.certificate_file, &tls.key_file]));
+        let tls = |tls: &Option<config::Tls>| tls.as_ref().map(|tls| Watched::of(&tls.files().collect::<Vec<_>>()));
         Self {
             configuration: Watched::new(seen),
             key: Watched::of(&[&config.upstream.api_key_file]),
@@ -221,10 +220,10 @@ impl Reloading {
     }
 }
 
-/// The keys outside of `callers`, `limits.rates` and `ops.operators` whose value is another one than that in force.
+/// The keys outside of `callers`, `identity.issuers`, `limits.rates` and `ops.operators` whose value is another one than that in force.
 fn needing_a_restart(old: &[[String; 3]], new: &[[String; 3]]) -> Vec<String> {
     let settled = |rows: &[[String; 3]]| -> BTreeSet<(String, String)> {
-        let live = ["callers[", "limits.rates", "ops.operators"];
+        let live = ["callers[", "identity.issuers", "limits.rates", "ops.operators"];
         let fixed = |key: &str| !live.iter().any(|live| key.starts_with(live));
         rows.iter().filter(|[key, ..]| fixed(key)).map(|[key, value, _]| (key.clone(), value.clone())).collect()
     };

@@ -62,7 +62,17 @@ impl Drop for Server {
 
 fn caller(rates: Vec<Rate>) -> Caller {
     let name = CallerName::parse("c").unwrap();
-    Caller { name, tokens: vec![], from: None, rates, budgets: vec![], allow: vec![], deny: vec![] }
+    Caller {
+        name,
+        tokens: vec![],
+        jwt: None,
+        certificate: None,
+        from: None,
+        rates,
+        budgets: vec![],
+        allow: vec![],
+        deny: vec![],
+    }
 }
 
 /// Each its own prefix, so that nobody finds what another left.

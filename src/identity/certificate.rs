@@ -1,0 +1,109 @@
+//! Client certificates: the names in one that a handshake has verified, and whose they are.
+
+use super::{Identified, hex};
+use crate::config::{self, CertificateName};
+use crate::id::CallerName;
+use rustls::pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use webpki::EndEntityCert;
+
+/// What a client proved in its TLS handshake: that it holds the key of a certificate whose issuer is trusted. It holds
+/// for as long as the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proven {
+    names: Vec<CertificateName>,
+    credential: CallerName,
+}
+
+impl Proven {
+    /// Reads the names (subject alternative names) of a certificate that was verified; the subject is not looked at. A
+    /// DNS name with a wildcard names nobody, and neither do URIs of which there are several (X.509-SVID §2). `None`
+    /// when it is no certificate.
+    #[must_use]
+    pub fn read(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let read = EndEntityCert::try_from(certificate).ok()?;
+        let mut uris = read.valid_uri_names();
+        let spiffe = uris.next().filter(|_| uris.next().is_none()).map(|uri| CertificateName::Spiffe(uri.to_owned()));
+        let dns = read.valid_dns_names().filter(|name| !name.contains('*'));
+        let dns = dns.map(|name| CertificateName::Dns(name.to_ascii_lowercase()));
+        let fingerprint = hex(&Sha256::digest(certificate));
+        let credential = CallerName::parse(&format!("x509-{}", fingerprint.get(..16)?)).ok()?;
+        Some(Self { names: spiffe.into_iter().chain(dns).collect(), credential })
+    }
+}
+
+/// Callers by the names in their certificates.
+pub(super) struct Certificates(HashMap<CertificateName, CallerName>);
+
+impl Certificates {
+    pub(super) fn new(callers: &[config::Caller]) -> Self {
+        let named = |caller: &config::Caller| Some((caller.certificate.clone()?, caller.name.clone()));
+        Self(callers.iter().filter_map(named).collect())
+    }
+
+    /// Whose certificate it is, if anybody's.
+    pub(super) fn holder(&self, proven: &Proven) -> Result<Option<Identified>, &'static str> {
+        let mut callers = proven.names.iter().filter_map(|name| self.0.get(name));
+        let Some(caller) = callers.next() else { return Ok(None) };
+        if callers.any(|other| other != caller) {
+            return Err("the client certificate has the names of several callers; each needs one of its own");
+        }
+        Ok(Some(Identified { caller: caller.clone(), credential: proven.credential.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::string::Ia5String;
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    fn certificate(uris: &[&str], dns: &[&str]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        let name = |text: &&str| Ia5String::try_from(*text).unwrap();
+        let uris = uris.iter().map(|uri| SanType::URI(name(uri)));
+        params.subject_alt_names = uris.chain(dns.iter().map(|dns| SanType::DnsName(name(dns)))).collect();
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn callers() -> Certificates {
+        let known = [
+            (CertificateName::Spiffe("spiffe://a.example/one".into()), "one"),
+            (CertificateName::Dns("two.example".into()), "two"),
+            (CertificateName::Dns("one.example".into()), "one"),
+        ];
+        Certificates(known.map(|(name, caller)| (name, CallerName::parse(caller).unwrap())).into())
+    }
+
+    #[test]
+    fn a_certificate_is_a_callers_by_its_one_uri_or_by_a_dns_name() {
+        for (uris, dns, whose) in [
+            (&["spiffe://a.example/one"][..], &[][..], Ok(Some("one"))),
+            (&[], &["two.example"], Ok(Some("two"))),
+            (&[], &["other.example", "TWO.example"], Ok(Some("two"))),
+            (&["spiffe://a.example/one"], &["one.example"], Ok(Some("one"))),
+            (&["spiffe://a.example/one"], &["other.example"], Ok(Some("one"))),
+            (&[], &[], Ok(None)),
+            (&["spiffe://a.example/one/two"], &["three.two.example"], Ok(None)),
+            (&["spiffe://A.example/one"], &[], Ok(None)),
+            (&["spiffe://a.example/one", "https://a.example"], &[], Ok(None)),
+            (&[], &["*.example"], Ok(None)),
+            (&["spiffe://a.example/one"], &["two.example"], Err(())),
+        ] {
+            let proven = Proven::read(&certificate(uris, dns)).unwrap();
+            let holder = callers().holder(&proven);
+            let holder = holder.map(|who| who.map(|who| who.caller.as_str().to_owned())).map_err(drop);
+            assert_eq!(holder, whose.map(|who: Option<&str>| who.map(str::to_owned)), "{uris:?} {dns:?}");
+        }
+    }
+
+    #[test]
+    fn entries_name_a_certificate_by_its_fingerprint() {
+        let one = certificate(&["spiffe://a.example/one"], &[]);
+        let proven = Proven::read(&one).unwrap();
+        let expected = format!("x509-{}", &hex(&Sha256::digest(&one))[..16]);
+        assert_eq!(callers().holder(&proven).unwrap().unwrap().credential.as_str(), expected);
+        assert_eq!(Proven::read(&CertificateDer::from(vec![1, 2, 3])), None);
+    }
+}
