@@ -118,12 +118,12 @@ impl Issuer {
 impl Jwt {
     pub(super) fn read(mut section: Section) -> Option<Self> {
         let issuer = section.parsed("issuer", name);
+        let faults = section.reading.faults.borrow().len();
         let subject = section.parsed_if_there("subject", claim);
         let claims = section.table("claims").map(|claims| claims.texts(claim)).unwrap_or_default();
-        if subject.is_none() && claims.is_empty() {
+        if subject.is_none() && claims.is_empty() && section.reading.faults.borrow().len() == faults {
             let what = "is missing, and so are `claims`: everybody's tokens would be this caller's; name one of them";
             section.fault("subject", None, what);
-            return None;
         }
         for own in ["iss", "sub", "aud", "exp", "nbf"].into_iter().filter(|own| claims.contains_key(*own)) {
             section.fault("claims", None, format!("has `{own}`, which has a place of its own"));
@@ -160,12 +160,13 @@ impl Jwt {
 
 impl CertificateName {
     pub(super) fn read(mut section: Section) -> Option<Self> {
+        let faults = section.reading.faults.borrow().len();
         let spiffe = section.parsed_if_there("spiffe", spiffe).map(Self::Spiffe);
         let dns = section.parsed_if_there("dns", dns).map(Self::Dns);
         let names: Vec<Self> = spiffe.into_iter().chain(dns).collect();
         if names.len() > 1 {
             section.fault("dns", None, "is there beside `spiffe`; leave one out");
-        } else if names.is_empty() {
+        } else if names.is_empty() && section.reading.faults.borrow().len() == faults {
             section.fault("spiffe", None, "is missing, and so is `dns`; write one of them");
         }
         section.finish();
@@ -219,3 +220,6 @@ pub(super) fn warnings(issuers: &[Issuer], callers: &[Caller], asks_for_certific
     }
     warnings
 }
+
+#[cfg(test)]
+mod tests;

@@ -175,6 +175,22 @@ fn keys_are_replaced_with_an_overlap_and_a_bad_key_set_changes_nothing() {
 }
 
 #[test]
+fn another_issuer_is_taken_over_while_it_runs_with_its_callers() {
+    let provider = Provider::start();
+    let ours = Signer::new("ours");
+    let gateway = gateway(&provider, &[ours.jwk()]);
+    let token = ours.token(&json!({"iss": "https://other.example"}));
+    assert_eq!(ask(&gateway, &token).status, 401);
+    let text = std::fs::read_to_string(gateway.config()).unwrap().replace(ISSUER, "https://other.example");
+    std::fs::write(gateway.config(), text).unwrap();
+    eventually("it is believed", || ask(&gateway, &token).status == 200);
+    assert_eq!(ask(&gateway, &ours.token(&json!({}))).status, 401);
+    gateway.signal("HUP");
+    eventually("it is read again", || gateway.log().matches("callers and rates were reloaded").count() > 1);
+    assert!(!gateway.log().contains("need a restart"), "{}", gateway.log());
+}
+
+#[test]
 fn a_peer_whose_signed_tokens_fail_too_often_is_held_back_and_a_valid_one_never() {
     let provider = Provider::start();
     let ours = Signer::new("ours");
