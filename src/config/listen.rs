@@ -61,8 +61,16 @@ impl Tls {
 
 /// Reads a network; a single address is a network of one.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
-    let whole = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    whole.map(canonical).map_err(|_| format!("\"{text}\" is not a network; write 10.0.0.0/8 or fd00::/8"))
+    // Each number has one spelling: where somebody reads 010 as 8, 010.0.0.0/8 is another network.
+    let whole = match text.split_once('/') {
+        None => text.parse().ok().map(|ip: IpAddr| IpNet::from(ip)),
+        Some((ip, length)) => ip
+            .parse::<IpAddr>()
+            .ok()
+            .zip(length.parse::<u8>().ok().filter(|number| number.to_string() == length))
+            .and_then(|(ip, length)| IpNet::new(ip, length).ok()),
+    };
+    whole.map(canonical).ok_or_else(|| format!("\"{text}\" is not a network; write 10.0.0.0/8 or fd00::/8"))
 }
 
 /// Addresses are compared as IPv4 where they are IPv4 in an IPv6 coat (RFC 4291 §2.5.5.2).
@@ -140,5 +148,30 @@ impl Tls {
         let key_file = section.required_path("key_file");
         section.finish();
         Some(Self { certificate_file: certificate_file?, key_file: key_file?, client_auth })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::network;
+
+    #[test]
+    fn a_network_has_one_spelling() {
+        for good in ["10.0.0.0/8", "10.0.0.1", "fd00::/8", "::1", "0.0.0.0/0"] {
+            assert!(network(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "010.0.0.0/8",
+            "10.00.0.0/8",
+            "10.0.0.0/08",
+            "10.0.0.0/+8",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0/8",
+            " 10.0.0.0/8",
+            "",
+        ] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
     }
 }
