@@ -228,7 +228,7 @@ impl Writer {
         self.notes.fetch_sub(noted, Ordering::Relaxed);
         if self.health() == Health::Full && self.reserve.restore() {
             tracing::info!("there is room again: the ledger takes intents");
-            self.health.send_replace(Health::Writable);
+            turn(&self.health, Health::Writable);
         }
         let mut ops = std::mem::take(&mut self.unwritten);
         ops.extend(self.answer_readings(batch));
@@ -248,7 +248,7 @@ impl Writer {
                 Err(e) if database::is_full(&e) => {
                     tracing::error!("the disk is full: the ledger takes no intents until there is room");
                     self.reserve.release();
-                    self.health.send_replace(Health::Full);
+                    turn(&self.health, Health::Full);
                     self.write_outcomes(ops);
                 }
                 Err(e) if database::is_held(&e) => {
@@ -323,6 +323,11 @@ impl Writer {
     }
 }
 
+/// Says how the ledger is. Broken stays broken, whatever the writer finds: the sync thread may have said so meanwhile.
+fn turn(health: &watch::Sender<Health>, to: Health) {
+    health.send_if_modified(|is| *is != Health::Broken && std::mem::replace(is, to) != to);
+}
+
 /// Does one thing in an open transaction.
 fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Owed> {
     match op {
@@ -351,4 +356,23 @@ fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Owed> {
 /// Outcomes, and the rest.
 fn outcomes_first(ops: Vec<Op>) -> (Vec<Op>, Vec<Op>) {
     ops.into_iter().partition(|op| matches!(op, Op::Conclude(..)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_is_full_or_has_room_again_does_not_mend_a_ledger_that_a_sync_has_broken() {
+        let (health, told) = watch::channel(Health::Writable);
+        for now in [Health::Full, Health::Writable, Health::Full] {
+            turn(&health, now);
+            assert_eq!(*told.borrow(), now);
+        }
+        health.send_replace(Health::Broken);
+        for now in [Health::Full, Health::Writable] {
+            turn(&health, now);
+            assert_eq!(*told.borrow(), Health::Broken);
+        }
+    }
 }
