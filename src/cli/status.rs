@@ -35,7 +35,7 @@ pub(super) fn run(options: &Options) -> Exit {
         Err(NotHeard::Silent(words)) => return silent(&section.path, &words),
         Err(NotHeard::Nobody) => match SqliteReader::open(&section.path).and_then(|ledger| ledger.freezes()) {
             Ok(freezes) => {
-                (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: vec![] }).collect())
+                (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: Some(vec![]) }).collect())
             }
             Err(error) => return page::ledger(&error),
         },
@@ -66,7 +66,7 @@ fn shared(section: &config::Ledger, json: bool) -> Result<Exit, OpenError> {
     let ledger = Acting::open(section)?;
     let (replicas, mut freezes) = (ledger.replicas()?, Vec::new());
     for freeze in ledger.freezes()?.iter() {
-        freezes.push(Frozen { freeze: freeze.clone(), open: ledger.covered(&freeze.covers)? });
+        freezes.push(Frozen { freeze: freeze.clone(), open: Some(ledger.covered(&freeze.covers)?) });
     }
     if json {
         page::line(serde_json::json!({"replicas": replicas, "freezes": freezes}));
@@ -97,7 +97,8 @@ fn frozen(freezes: &[Frozen]) {
     }
     let rows = freezes.iter().map(|Frozen { freeze, open }| {
         let until = freeze.until.map_or_else(|| "unfrozen".to_owned(), |until| until.to_string());
-        vec![freeze.covers.to_string(), until, freeze.reason.clone(), freeze.by.clone(), open.len().to_string()]
+        let open = open.as_ref().map_or_else(|| "not known".to_owned(), |open| open.len().to_string());
+        vec![freeze.covers.to_string(), until, freeze.reason.clone(), freeze.by.clone(), open]
     });
     page::line(page::table(&["frozen", "until", "reason", "by", "still open"], rows));
 }

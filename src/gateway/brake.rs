@@ -4,6 +4,7 @@ use super::Gateway;
 use crate::id::RequestId;
 use crate::ledger::freeze::{Covers, Freeze};
 use crate::ledger::{Health, NotRecorded};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -44,8 +45,8 @@ pub struct Frozen {
     /// The freeze.
     #[serde(flatten)]
     pub freeze: Freeze,
-    /// What it waits for.
-    pub open: Vec<RequestId>,
+    /// What it waits for; `None`: the ledger cannot say, and something may well be under way.
+    pub open: Option<Vec<RequestId>>,
 }
 
 impl Gateway {
@@ -73,11 +74,10 @@ impl Gateway {
 
     /// How this process stands.
     pub async fn status(&self) -> Status {
-        let mut freezes = Vec::new();
-        for freeze in self.ledger.freezes().iter() {
-            let open = self.ledger.covered(freeze.covers.clone()).await.unwrap_or_default();
-            freezes.push(Frozen { freeze: freeze.clone(), open });
-        }
+        let frozen = self.ledger.freezes();
+        // All at once: the writer takes many between two transactions.
+        let open = join_all(frozen.iter().map(|freeze| self.ledger.covered(freeze.covers.clone()))).await;
+        let freezes = frozen.iter().cloned().zip(open).map(|(freeze, open)| Frozen { freeze, open }).collect();
         let ledger = match self.ledger.health() {
             Health::Writable => "writable",
             Health::Full => "full",

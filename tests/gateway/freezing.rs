@@ -250,3 +250,22 @@ fn operators_act_auditors_read_and_others_are_told_nothing() {
     assert_eq!(gateway.of_kind("freeze")[0]["by"], "alice");
     frozen(&delete(gateway.listen, TARGET, TOKEN), "x");
 }
+
+#[test]
+fn what_is_still_open_is_not_known_rather_than_nothing_once_the_ledger_is_broken() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    provider.next(Reply::Late(Duration::from_secs(8)));
+    let _waiting = gateway.send();
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    let body = json!({"covers": "all", "reason": "x"});
+    let stopped = post(&gateway, "freeze", ALICE, &body).json();
+    assert_eq!(stopped["open"].as_array().unwrap().len(), 1, "{stopped}");
+    let lock = gateway.folder.path().join("ledger/lock");
+    std::fs::rename(&lock, lock.with_extension("away")).unwrap();
+    assert_eq!(post(&gateway, "freeze", ALICE, &body).status, 503, "it does not take");
+    let status = ask(gateway.ops, "GET", "/api/v1/status", &bearer(BOB)).json();
+    assert_eq!((&status["ledger"], &status["freezes"][0]["open"]), (&"broken".into(), &Value::Null), "{status}");
+    let shown = said(&command(&["status"], &gateway.config()));
+    assert!(shown.contains("not known"), "{shown}");
+}
