@@ -4,7 +4,7 @@ use crate::clock::{Timestamp, parse_span};
 use crate::config::Role;
 use crate::error::Withheld;
 use crate::gateway::Gateway;
-use crate::id::RequestId;
+use crate::id::{CallerName, RequestId, SessionId};
 use crate::identity::{Operator, Operators};
 use crate::ledger::freeze::{Covers, Freeze, reason};
 use crate::problem::Problem;
@@ -18,24 +18,42 @@ use std::sync::Arc;
 /// The longest body.
 const BODY_AT_MOST: usize = 16 * 1024;
 const NOT_THERE: &str = "there are status, freeze and unfreeze";
+const FORM: &str = "send {\"covers\": \"all\" | \"caller\" | \"session\", \"caller\" or \"session\": its name, \"reason\": …} \
+    and, to freeze, perhaps \"for\": \"2h\"";
 
-/// What freezes.
+/// What is asked for. No other fields: one that is misspelt, or that contradicts `covers`, would do something else than
+/// was meant.
 #[derive(Deserialize)]
-struct Freezing {
-    #[serde(flatten)]
-    covers: Covers,
-    /// For how long, such as `2h`; without it until somebody unfreezes.
+#[serde(deny_unknown_fields)]
+struct Asked {
+    covers: Kind,
+    caller: Option<CallerName>,
+    session: Option<SessionId>,
+    /// To freeze: for how long, such as `2h`; without it until somebody unfreezes.
     #[serde(rename = "for")]
     lasts: Option<String>,
     reason: String,
 }
 
-/// What unfreezes.
 #[derive(Deserialize)]
-struct Unfreezing {
-    #[serde(flatten)]
-    covers: Covers,
-    reason: String,
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    All,
+    Caller,
+    Session,
+}
+
+impl Asked {
+    fn covers(&self) -> Result<Covers, Withheld> {
+        match (&self.covers, &self.caller, &self.session) {
+            (Kind::All, None, None) => Ok(Covers::All),
+            (Kind::Caller, Some(caller), None) => Ok(Covers::Caller { caller: caller.clone() }),
+            (Kind::Session, None, Some(session)) => Ok(Covers::Session { session: session.clone() }),
+            (Kind::All | Kind::Caller | Kind::Session, ..) => {
+                Err(Withheld::BadRequest(format!("`covers` and the names do not belong together; {FORM}")))
+            }
+        }
+    }
 }
 
 /// The operators' API.
@@ -70,23 +88,26 @@ impl Api {
         }
     }
 
-    async fn freeze(&self, by: String, asked: Freezing) -> Result<Response, Withheld> {
-        let Freezing { covers, lasts, reason: why } = asked;
-        let until = match lasts.as_deref().map(|text| parse_span(text).ok_or(text)) {
+    async fn freeze(&self, by: String, asked: Asked) -> Result<Response, Withheld> {
+        let covers = asked.covers()?;
+        let until = match asked.lasts.as_deref().map(|text| parse_span(text).ok_or(text)) {
             None => None,
             Some(Ok(span)) => Some(Timestamp::now().after(span)),
             Some(Err(text)) => {
                 return Err(Withheld::BadRequest(format!("`for` is a span such as 2h, not {}", text.escape_debug())));
             }
         };
-        let freeze = Freeze { covers, until, reason: reason(&why).map_err(Withheld::BadRequest)?, by };
+        let freeze = Freeze { covers, until, reason: reason(&asked.reason).map_err(Withheld::BadRequest)?, by };
         let stopped = self.gateway.freeze(freeze).await.map_err(|_| Withheld::NotRecorded)?;
         Ok(json(&stopped))
     }
 
-    async fn unfreeze(&self, by: String, asked: Unfreezing) -> Result<Response, Withheld> {
-        let why = reason(&asked.reason).map_err(Withheld::BadRequest)?;
-        let any = self.gateway.unfreeze(asked.covers, why, by).await.map_err(|_| Withheld::NotRecorded)?;
+    async fn unfreeze(&self, by: String, asked: Asked) -> Result<Response, Withheld> {
+        let (covers, why) = (asked.covers()?, reason(&asked.reason).map_err(Withheld::BadRequest)?);
+        if asked.lasts.is_some() {
+            return Err(Withheld::BadRequest("`for` belongs to freeze alone".to_owned()));
+        }
+        let any = self.gateway.unfreeze(covers, why, by).await.map_err(|_| Withheld::NotRecorded)?;
         if any { Ok(json(&serde_json::json!({"unfrozen": true}))) } else { Err(Withheld::NotFound("it is not frozen")) }
     }
 }
@@ -99,15 +120,10 @@ fn acting(operator: Operator) -> Result<String, Withheld> {
     }
 }
 
-async fn read<T: for<'de> Deserialize<'de>>(request: Request) -> Result<T, Withheld> {
+async fn read(request: Request) -> Result<Asked, Withheld> {
     let body = to_bytes(request.into_body(), BODY_AT_MOST).await;
     let body = body.map_err(|_| Withheld::BadRequest(format!("the body is longer than {BODY_AT_MOST} bytes")))?;
-    serde_json::from_slice(&body).map_err(|e| {
-        Withheld::BadRequest(format!(
-            "the body is not understood: {e}; send {{\"covers\": \"all\" | \"caller\" | \"session\", \"caller\" or \
-             \"session\": its name, \"reason\": …}} and, to freeze, perhaps \"for\": \"2h\""
-        ))
-    })
+    serde_json::from_slice(&body).map_err(|e| Withheld::BadRequest(format!("the body is not understood: {e}; {FORM}")))
 }
 
 fn json(value: &impl Serialize) -> Response {

@@ -234,7 +234,11 @@ fn operators_act_auditors_read_and_others_are_told_nothing() {
         json!({"covers": "all"}),
         json!({"covers": "caller", "reason": "x"}),
         json!({"covers": "all", "reason": "x", "for": "soon"}),
+        json!({"covers": "all", "reason": "x", "fro": "2h"}),
+        json!({"covers": "all", "caller": "moderation", "reason": "x"}),
+        json!({"covers": "caller", "caller": "moderation", "session": "sess1", "reason": "x"}),
     ] {
+        assert_eq!(post(&gateway, "unfreeze", ALICE, &wrong).status, 400, "{wrong}");
         let answer = post(&gateway, "freeze", ALICE, &wrong);
         assert_eq!((answer.status, answer.code()), (400, "bad-request".into()), "{wrong}");
     }
