@@ -9,7 +9,8 @@ use crate::gateway::brake::Stopped;
 use crate::id::{CallerName, RequestId, SessionId};
 use crate::ledger::freeze::{Covers, Freeze, reason};
 use crate::ledger::postgres::Acting;
-use crate::ledger::{Ledger, NotRecorded, OpenError};
+use crate::ledger::sqlite::SqliteReader;
+use crate::ledger::{Ledger, NotRecorded, OpenError, Reader};
 use crate::server::control::{NotHeard, Said, Verb, ask};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -171,6 +172,16 @@ fn unfrozen_is(any: bool, covers: &Covers, json: bool) -> Exit {
     if any { Exit::Done } else { Exit::No }
 }
 
+/// Whether the ledger has the outcome of a request. `false` also where it cannot be read.
+fn has_outcome(folder: &Path, request: RequestId) -> bool {
+    let entries = SqliteReader::open(folder).and_then(|ledger| ledger.request(&request.to_string()));
+    let is_outcome = |bytes: &Vec<u8>| {
+        serde_json::from_slice::<serde_json::Value>(bytes)
+            .is_ok_and(|entry| entry.get("kind").is_some_and(|kind| kind == "outcome"))
+    };
+    entries.is_ok_and(|entries| entries.iter().any(|(_, bytes)| is_outcome(bytes)))
+}
+
 /// What the command says on its way.
 struct Saying {
     json: bool,
@@ -213,8 +224,8 @@ impl Saying {
             match ask(folder, &Verb::Covered { covers: self.covers.clone() }, Said::open) {
                 Ok(still) => open.retain(|id| still.contains(id)),
                 Err(NotHeard::No(words)) => return complain(Exit::Restart, &words),
-                // What it had under way, its next start records as unknown, and does not send.
-                Err(NotHeard::Nobody) => open.clear(),
+                // It has ended, or only its socket is gone: what is open is what has no outcome in the ledger.
+                Err(NotHeard::Nobody) => open.retain(|id| !has_outcome(folder, *id)),
                 Err(NotHeard::Silent(words)) => return silent(folder, &words),
             }
         }

@@ -1,6 +1,6 @@
 //! `status`: what is frozen, and how the process that serves stands. Exit 0 also when none does.
 
-use super::alone::{complain, silent};
+use super::alone::{complain, is_served, silent};
 use super::audit::section;
 use super::{Exit, page};
 use crate::config;
@@ -33,6 +33,9 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(status) => (Some(status), Vec::new()),
         Err(NotHeard::No(words)) => return complain(Exit::Unavailable, &words),
         Err(NotHeard::Silent(words)) => return silent(&section.path, &words),
+        Err(NotHeard::Nobody) if is_served(&section.path) => {
+            return silent(&section.path, "it does not listen on control.sock");
+        }
         Err(NotHeard::Nobody) => match SqliteReader::open(&section.path).and_then(|ledger| ledger.freezes()) {
             Ok(freezes) => {
                 (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: Some(vec![]) }).collect())

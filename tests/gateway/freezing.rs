@@ -130,6 +130,29 @@ fn what_was_recorded_before_a_freeze_is_waited_for_and_named_where_it_takes_too_
 }
 
 #[test]
+fn a_socket_that_goes_away_meanwhile_is_no_sign_that_all_is_over() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&two(&provider));
+    provider.next(Reply::Late(Duration::from_millis(1500)));
+    let _waiting = gateway.send();
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    let socket = gateway.folder.path().join("ledger/control.sock");
+    std::thread::scope(|scope| {
+        let freezing = scope.spawn(|| command(&["freeze", "--all", "--reason", "stop"], &gateway.config()));
+        eventually("it is frozen", || gateway.of_kind("freeze").len() == 1);
+        std::fs::remove_file(&socket).unwrap();
+        let output = freezing.join().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+        assert_eq!(gateway.of_kind("outcome").len(), 1, "it had its outcome when the command returned");
+    });
+    for words in [&["status"][..], &["freeze", "--all", "--reason", "again"]] {
+        let output = command(words, &gateway.config());
+        assert_eq!(output.status.code(), Some(69), "{}", said(&output));
+        assert!(said(&output).contains(&format!("process {}", gateway.process_id())), "{}", said(&output));
+    }
+}
+
+#[test]
 fn an_intent_that_was_recorded_before_a_freeze_and_not_sent_is_never_sent() {
     let provider = Provider::start();
     let text = configuration(&provider.url(), &[], &caller("moderation", TOKEN, ""));
