@@ -21,6 +21,8 @@ mod cluster;
 mod configuration;
 #[path = "gateway/crash.rs"]
 mod crash;
+#[path = "gateway/erratic.rs"]
+mod erratic;
 #[path = "gateway/faults.rs"]
 mod faults;
 #[path = "gateway/freezing.rs"]
@@ -31,6 +33,8 @@ mod full;
 mod injected;
 #[path = "postgres/instance.rs"]
 mod instance;
+#[path = "gateway/misplayed.rs"]
+mod misplayed;
 #[path = "gateway/mutated.rs"]
 mod mutated;
 #[path = "gateway/mutual.rs"]
@@ -43,6 +47,8 @@ mod operators;
 mod panics;
 #[path = "gateway/platter.rs"]
 mod platter;
+#[path = "gateway/plays.rs"]
+mod plays;
 #[path = "gateway/policies.rs"]
 mod policies;
 #[path = "gateway/power.rs"]

@@ -173,6 +173,13 @@ impl Gateway {
         self.child.id()
     }
 
+    /// How much memory it has, in KiB.
+    pub fn resident_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Sends the usual deletion and does not wait for its answer.
     pub fn send(&self) -> TcpStream {
         let mut stream = connect(self.listen);

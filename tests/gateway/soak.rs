@@ -19,6 +19,11 @@ impl Random {
         Self(seed)
     }
 
+    /// Chance for one thing alone, by its number: the same in whatever order they come.
+    pub fn of(&self, number: u64) -> Self {
+        Self(self.0 ^ number.wrapping_mul(0xd134_2543_de82_ef95))
+    }
+
     /// A number below `bound` (splitmix64).
     pub fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
