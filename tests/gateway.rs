@@ -93,6 +93,8 @@ mod signed;
 mod soak;
 #[path = "gateway/tls.rs"]
 mod tls;
+#[path = "gateway/unreached.rs"]
+mod unreached;
 #[path = "gateway/wedge.rs"]
 mod wedge;
 #[path = "gateway/wire.rs"]
