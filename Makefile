@@ -19,8 +19,8 @@ test: ## Everything that must hold before a change goes in
 	cargo test --locked --doc
 	bash tests/deploy.sh
 
-soak: ## The crash tests in full: thousands of kills, every call failed in turn, damaged policies, disturbed Redis (WASEND_SEED=N repeats one)
-	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|full|injected|mutated|power|reloading|replicas)::|^shared_rates::whatever_/)'
+soak: ## The tests by chance in full: kills, signals, faults of calls, provider, callers, policies, Redis (WASEND_SEED=N repeats one)
+	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|crowding|full|injected|misplayed|mutated|power|reloading|replicas|signalled)::|^shared_rates::whatever_/)'
 
 lint: ## Format and lints alone
 	cargo fmt --check

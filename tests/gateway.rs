@@ -21,6 +21,8 @@ mod cluster;
 mod configuration;
 #[path = "gateway/crash.rs"]
 mod crash;
+#[path = "gateway/crowding.rs"]
+mod crowding;
 #[path = "gateway/erratic.rs"]
 mod erratic;
 #[path = "gateway/faults.rs"]

@@ -27,6 +27,9 @@ need redis-server redis-server
 need haproxy haproxy
 need openssl openssl
 need psql postgresql
+need slowhttptest slowhttptest
+need prlimit util-linux
+compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" > /dev/null || missing+=(libfaketime)
 [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ] || missing+=(golang-golang-x-mod-dev)
 command -v initdb > /dev/null || compgen -G "/usr/lib/postgresql/*/bin/initdb" > /dev/null || missing+=(postgresql)
 php -r 'exit(extension_loaded("curl") ? 0 : 1);' 2> /dev/null || missing+=(php-curl)

@@ -173,6 +173,11 @@ impl Promises {
         self.sent.len()
     }
 
+    /// How many intents have the outcome that the provider confirmed them.
+    pub fn deleted(&self) -> usize {
+        self.outcomes.values().filter(|outcomes| *outcomes == &["deleted"]).count()
+    }
+
     pub fn recorded(&self) -> usize {
         self.intents.len()
     }
