@@ -93,6 +93,8 @@ mod shutdown;
 mod signed;
 #[path = "gateway/soak.rs"]
 mod soak;
+#[path = "gateway/starved.rs"]
+mod starved;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/unreached.rs"]

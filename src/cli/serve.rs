@@ -164,6 +164,7 @@ async fn serve(
     if !faults.is_empty() {
         return Err(page::faults(file, &faults));
     }
+    process::outlive_long_files().map_err(|_| Exit::Unavailable)?;
     let upstream = Upstream::new(&config.upstream).map_err(usage)?;
     let callers_tls = certificate("listen.tls", config.listen.tls.as_ref())?;
     let ops_tls = certificate("ops.tls", config.ops.tls.as_ref())?;

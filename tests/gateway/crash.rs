@@ -20,10 +20,10 @@ struct Crashes {
 }
 
 /// Callers that call until nobody answers any more.
-struct Load(Vec<JoinHandle<Vec<Heard>>>);
+pub struct Load(Vec<JoinHandle<Vec<Heard>>>);
 
 impl Load {
-    fn on(address: SocketAddr) -> Self {
+    pub fn on(address: SocketAddr) -> Self {
         let call = move || {
             let mut heard = Vec::new();
             while let Some(mut stream) = connect(address) {
@@ -36,7 +36,7 @@ impl Load {
         Self((0..CALLERS).map(|_| std::thread::spawn(call)).collect())
     }
 
-    fn heard(self) -> Vec<Heard> {
+    pub fn heard(self) -> Vec<Heard> {
         self.0.into_iter().flat_map(|caller| caller.join().unwrap()).collect()
     }
 }

@@ -19,6 +19,16 @@ pub(super) fn keep_to_ourselves() {
     }
 }
 
+/// A file that may not grow any longer (`RLIMIT_FSIZE`) is an error of the write, as a full disk is, and does not kill
+/// the process without a word: so the signal has to be heard, though nobody listens. Within a runtime.
+///
+/// # Errors
+/// The system's.
+pub(super) fn outlive_long_files() -> std::io::Result<()> {
+    let too_long = tokio::signal::unix::SignalKind::from_raw(nix::sys::signal::Signal::SIGXFSZ as i32);
+    tokio::signal::unix::signal(too_long).map(drop)
+}
+
 /// A runtime of one thread for the operators' port, which must answer whatever keeps the callers' threads busy. It runs
 /// until the process ends.
 ///
