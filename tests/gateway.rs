@@ -89,12 +89,16 @@ mod sealing;
 mod shared_rates;
 #[path = "gateway/shutdown.rs"]
 mod shutdown;
+#[path = "gateway/signalled.rs"]
+mod signalled;
 #[path = "gateway/signed.rs"]
 mod signed;
 #[path = "gateway/soak.rs"]
 mod soak;
 #[path = "gateway/starved.rs"]
 mod starved;
+#[path = "gateway/steps.rs"]
+mod steps;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/unreached.rs"]
