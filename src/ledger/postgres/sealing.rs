@@ -112,11 +112,11 @@ impl Sealer {
         let (_, stored) = db.signed()?.ok_or_else(|| OpenError::Unusable(schema::MISSING.to_owned()))?;
         let key = load(config)?;
         is_the_one(&stored, &key)?;
-        let copy = copy_of(config).map(Path::to_path_buf);
         let mut sealer = Self {
             verifying: key.verifying_key(),
             key,
-            copy,
+            // What the copy says is read before anything is written over it.
+            copy: None,
             note: None,
             seen: Head { size: 0, root: empty_root() },
             ahead: Vec::new(),
@@ -128,6 +128,7 @@ impl Sealer {
         };
         let length = db.length()?;
         sealer.look(db, Some(length))?;
+        sealer.copy = copy_of(config).map(Path::to_path_buf);
         let Some(file) = sealer.copy.clone() else { return Ok(sealer) };
         let Some(copied) = read_copy(&file)? else { return Ok(sealer) };
         let head = sealer.head(&copied, &file.display().to_string(), Some(length))?;

@@ -200,6 +200,26 @@ async fn what_was_signed_has_to_be_there() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_put_back_as_a_whole_is_found_by_the_copy_of_the_checkpoint() {
+    let mut place = Place::postgres();
+    let copy = place.folder.path().join("copy");
+    place.config.checkpoint_copy = Some(copy.clone());
+    place.open().close().await;
+    block_in_place(|| place.server().stop("INT"));
+    let behind = place.copy_data("behind");
+    block_in_place(|| place.server().start_again());
+    place.open().close().await;
+    block_in_place(|| {
+        place.server().stop("INT");
+        place.server().put_back(&behind);
+        place.server().start_again();
+    });
+    let kept = std::fs::read_to_string(&copy).unwrap();
+    assert!(matches!(place.refused(), OpenError::Damaged(words) if words.contains("copy")));
+    assert_eq!(std::fs::read_to_string(&copy).unwrap(), kept, "what shows it is still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_certificate_is_verified_for_the_host_of_the_url() {
     let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let (ours, other, elsewhere) = (made("localhost"), made("localhost"), made("db.example"));
