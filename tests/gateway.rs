@@ -99,6 +99,8 @@ mod soak;
 mod starved;
 #[path = "gateway/steps.rs"]
 mod steps;
+#[path = "gateway/stopping.rs"]
+mod stopping;
 #[path = "gateway/tls.rs"]
 mod tls;
 #[path = "gateway/unreached.rs"]

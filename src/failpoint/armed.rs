@@ -59,6 +59,8 @@ enum Action {
     Stall,
     /// Goes on after a second.
     Pause,
+    /// Goes on after five: long enough that another process can act meanwhile.
+    Linger,
 }
 
 #[derive(Debug)]
@@ -98,7 +100,8 @@ impl Armed {
                 "panic" => Action::Panic,
                 "stall" => Action::Stall,
                 "pause" => Action::Pause,
-                other => return Err(unknown("action", other, &["kill", "panic", "stall", "pause"])),
+                "linger" => Action::Linger,
+                other => return Err(unknown("action", other, &["kill", "panic", "stall", "pause", "linger"])),
             };
             let at = at.parse().map_err(|_| format!("`@{at}` is not a number of times"))?;
             armed.points.push(Point { name, action, at, reached: AtomicU64::new(0) });
@@ -143,6 +146,10 @@ pub(super) fn hit(name: &'static str) {
             }
             Action::Pause => {
                 std::thread::sleep(Duration::from_secs(1));
+                continue;
+            }
+            Action::Linger => {
+                std::thread::sleep(Duration::from_secs(5));
                 continue;
             }
             Action::Stall => {}

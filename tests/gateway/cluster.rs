@@ -26,18 +26,32 @@ impl Cluster {
     /// So many replicas, running.
     pub fn of(replicas: usize) -> Self {
         let mut cluster = Self::empty();
-        let config = cluster.folder.path().join("gateway.toml");
-        let migrated = command(&["migrate"], &config);
-        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
-        for _ in 0..replicas {
-            let replica = cluster.start("").unwrap_or_else(|(_, log)| panic!("not ready: {log}"));
-            cluster.replicas.push(replica);
-        }
+        cluster.migrate();
+        cluster.join(replicas);
         cluster
+    }
+
+    /// Makes the tables.
+    pub fn migrate(&self) {
+        let migrated = command(&["migrate"], &self.config());
+        assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    }
+
+    /// So many more replicas.
+    pub fn join(&mut self, replicas: usize) {
+        for _ in 0..replicas {
+            let replica = self.start("").unwrap_or_else(|(_, log)| panic!("not ready: {log}"));
+            self.replicas.push(replica);
+        }
     }
 
     /// A database without a ledger, and a configuration for it.
     pub fn empty() -> Self {
+        Self::for_callers(&caller("moderation", TOKEN, ""))
+    }
+
+    /// The same for other callers than the usual one.
+    pub fn for_callers(callers: &str) -> Self {
         let (database, provider) = (Instance::start(), Provider::start());
         let (wedge, folder) = (Wedge::before(database.port), tempfile::tempdir().unwrap());
         let at = |name: &str| folder.path().join(name);
@@ -49,7 +63,7 @@ impl Cluster {
             at("signing-key").display()
         );
         let upstream = format!("timeout_ms = {BUDGET_MS}");
-        let text = configuration(&provider.url(), &[("upstream", &upstream)], &caller("moderation", TOKEN, ""));
+        let text = configuration(&provider.url(), &[("upstream", &upstream)], callers);
         // One look, at once: so that resolutions are among the entries.
         let text = text.replace("path = \"ledger\"\n", &ledger) + "[resolver]\ndelay_s = 1\nattempts = 1\n";
         std::fs::write(at("gateway.toml"), &text).unwrap();

@@ -168,6 +168,9 @@ fn an_intent_that_was_recorded_before_a_freeze_and_not_sent_is_never_sent() {
     assert_eq!(provider.bytes(), 0);
 }
 
+/// Which deletion is held before it is sent: so many others have passed when the freeze is pulled.
+const LINGERS: usize = 20;
+
 /// Ends the clients when the test ends, however it does.
 struct Ending<'a>(&'a AtomicBool);
 
@@ -177,9 +180,14 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Freezes in `pull` while clients call; nothing may reach the provider once that has returned.
+/// Freezes in `pull` while clients call; nothing may reach the provider once that has returned, and what was recorded
+/// before has its outcome then. One deletion stands between its record and the provider for five seconds: it is never
+/// sent.
 fn under_load(staffed_by: &str, provider: &Provider, pull: impl Fn(&Gateway), release: impl Fn(&Gateway)) {
-    let gateway = Gateway::with(staffed_by);
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let lingers = [("WASEND_GATEWAY_FAILPOINTS", format!("forward=linger@{LINGERS}"))];
+    let lingers = lingers.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let gateway = Gateway::in_folder(folder, staffed_by, &lingers);
     let (ended, passed, stopped) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         let _ending = Ending(&ended);
@@ -199,10 +207,14 @@ fn under_load(staffed_by: &str, provider: &Provider, pull: impl Fn(&Gateway), re
                 }
             });
         }
-        for _ in 0..3 {
+        for round in 0..3 {
             let before = passed.load(Ordering::SeqCst);
-            eventually("deletions pass", || passed.load(Ordering::SeqCst) > before + 20);
+            eventually("deletions pass", || passed.load(Ordering::SeqCst) > before + LINGERS);
             pull(&gateway);
+            let outcomes = gateway.of_kind("outcome");
+            assert_eq!(gateway.of_kind("intent").len(), outcomes.len(), "round {round}: all have their outcomes");
+            let not_sent = |outcome: &&Value| outcome["outcome"] == "not-sent" && outcome["code"] == "frozen";
+            assert!(outcomes.iter().any(|outcome| not_sent(&outcome)), "round {round}: what was held is not sent");
             let (sent, refused) = (provider.heads().len(), stopped.load(Ordering::SeqCst));
             eventually("many are refused", || stopped.load(Ordering::SeqCst) > refused + 100);
             assert_eq!(provider.heads().len(), sent, "nothing was sent after the freeze had returned");
