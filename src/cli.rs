@@ -6,6 +6,7 @@ mod check_config;
 mod demo;
 mod explain;
 mod freeze;
+mod ledger;
 mod migrate;
 mod page;
 mod policy;
@@ -74,6 +75,11 @@ enum Command {
     Status(status::Options),
     /// Make the ledger's schema in PostgreSQL, or bring it up to this version
     Migrate(File),
+    /// Move the ledger
+    Ledger {
+        #[command(subcommand)]
+        command: ledger::Command,
+    },
     /// Ask the ledger
     Audit {
         #[command(subcommand)]
@@ -116,6 +122,7 @@ pub fn run() -> Exit {
         Command::Unfreeze(options) => freeze::unfreeze(&options),
         Command::Status(options) => status::run(&options),
         Command::Migrate(file) => migrate::run(&file.config),
+        Command::Ledger { command } => ledger::run(&command),
         Command::Audit { command } => audit::run(&command),
         Command::Sandbox(options) => sandbox::run(options),
         Command::Demo(options) => demo::run(&options),

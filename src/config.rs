@@ -117,7 +117,11 @@ fn load_with(file: &Path, reading: &Reading) -> Result<Loaded, Vec<Fault>> {
     let config = read(&mut root);
     root.finish();
     #[cfg(debug_assertions)]
-    let failpoints = failpoints(reading);
+    let failpoints = failpoints().unwrap_or_else(|what| {
+        let (key, source) = (FAILPOINTS.into(), "the environment".into());
+        reading.faults.borrow_mut().push(Fault { key, source, what });
+        Armed::default()
+    });
     let faults = reading.faults.take();
     if faults.is_empty() {
         #[allow(unused_mut, reason = "failpoints add to them, in debug builds")]
@@ -153,13 +157,14 @@ pub fn load_ledger(file: &Path) -> Result<(Ledger, Vec<Fault>), Vec<Fault>> {
     if ours.is_empty() { Ok((config.ledger, elsewhere)) } else { Err(ours) }
 }
 
+/// Where this process is to fail.
+///
+/// # Errors
+/// What is wrong with the variable that says so.
 #[cfg(debug_assertions)]
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-fn failpoints(reading: &Reading) -> Armed {
-    Armed::parse(&std::env::var(FAILPOINTS).unwrap_or_default()).unwrap_or_else(|what| {
-        reading.faults.borrow_mut().push(Fault { key: FAILPOINTS.into(), source: "the environment".into(), what });
-        Armed::default()
-    })
+pub fn failpoints() -> Result<Armed, String> {
+    Armed::parse(&std::env::var(FAILPOINTS).unwrap_or_default())
 }
 
 fn reading(file: &Path) -> Reading {

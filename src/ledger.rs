@@ -9,6 +9,7 @@ pub mod checkpoint;
 #[cfg(test)]
 #[path = "ledger/conformance/tests.rs"]
 mod conformance;
+pub mod copy;
 pub mod entry;
 pub mod freeze;
 pub mod glance;

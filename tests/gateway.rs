@@ -37,6 +37,8 @@ mod injected;
 mod instance;
 #[path = "gateway/misplayed.rs"]
 mod misplayed;
+#[path = "gateway/moving.rs"]
+mod moving;
 #[path = "gateway/mutated.rs"]
 mod mutated;
 #[path = "gateway/mutual.rs"]

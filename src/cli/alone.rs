@@ -25,19 +25,13 @@ impl Alone {
     /// The exit, after it was said why.
     pub(super) fn open(section: &config::Ledger) -> Result<Self, Exit> {
         SqliteReader::open(&section.path).map_err(|error| page::ledger(&error))?;
-        let user = rustix::process::geteuid().as_raw();
-        if let Ok(is) = std::fs::metadata(&section.path)
-            && is.uid() != user
-        {
-            let words = format!("{} belongs to uid {}: do this as that user", section.path.display(), is.uid());
-            return Err(complain(Exit::Unavailable, &words));
-        }
+        is_own(&section.path)?;
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
         let runtime = tokio::runtime::Builder::new_current_thread().build();
         let runtime =
             runtime.map_err(|e| complain(Exit::Unavailable, &format!("the runtime cannot be started: {e}")))?;
         match Sqlite::open(section, Metrics::new().0) {
-            Ok((store, _)) => Ok(Self { store, by: by(user), runtime }),
+            Ok((store, _)) => Ok(Self { store, by: user(), runtime }),
             Err(OpenError::Held(_)) => Err(silent(&section.path, "it does not listen on control.sock")),
             Err(error) => Err(page::ledger(&error)),
         }
@@ -50,6 +44,20 @@ impl Alone {
 
     pub(super) fn close(self) {
         self.runtime.block_on(self.store.close());
+    }
+}
+
+/// Refuses a ledger of another user: what is made in it would be ours.
+///
+/// # Errors
+/// The exit, after it was said why.
+pub(super) fn is_own(folder: &Path) -> Result<(), Exit> {
+    match std::fs::metadata(folder) {
+        Ok(is) if is.uid() != rustix::process::geteuid().as_raw() => {
+            let words = format!("{} belongs to uid {}: do this as that user", folder.display(), is.uid());
+            Err(complain(Exit::Unavailable, &words))
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -216,6 +216,14 @@ pub enum Body {
         carried_resolutions: u64,
         by: String,
     },
+    /// The entries before this one were copied from another store, and have this root: the log goes on here.
+    Copy {
+        from: &'static str,
+        to: &'static str,
+        entries: u64,
+        root: String,
+        by: String,
+    },
     /// A known loss.
     Gap {
         reason: &'static str,

@@ -5,6 +5,7 @@
 
 mod acting;
 mod admitting;
+mod arriving;
 mod asking;
 mod batch;
 mod blocking;
@@ -24,6 +25,7 @@ mod tls;
 mod writer;
 
 pub use acting::{Acting, Replica};
+pub(super) use arriving::Arriving;
 pub use asking::PostgresReader;
 pub use schema::Migrated;
 

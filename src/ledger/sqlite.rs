@@ -7,6 +7,7 @@ mod database;
 mod folder;
 mod follower;
 mod index;
+mod moving;
 mod op;
 mod prune;
 mod pruner;
@@ -23,6 +24,7 @@ mod writer;
 
 pub use asking::SqliteReader;
 pub use backup::{Backup, BackupFault, backup};
+pub(super) use moving::Leaving;
 pub use reindex::reindex;
 pub use restore::{RestoreFault, Restored, Wish, restore};
 pub(super) use sealing::{make_key, read_copy, write_durably};

@@ -133,7 +133,7 @@ fn the_commands_that_ask_work_with_a_database_too() {
     let without = command(&["serve"], &config);
     assert_eq!(without.status.code(), Some(69));
     assert!(said(&without).contains("wasend-gateway migrate --config"), "{}", said(&without));
-    for words in ["version 1 now", "version 1 already"] {
+    for words in ["version 2 now", "version 2 already"] {
         let migrated = command(&["migrate"], &config);
         assert!(String::from_utf8_lossy(&migrated.stdout).contains(words) && migrated.status.success());
     }

@@ -8,6 +8,7 @@ use crate::config;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::freeze::Freezes;
 use crate::ledger::glance::{Glance, bare};
+use crate::ledger::prune::Pruned;
 use crate::ledger::search::{End, Filling, Page, Query};
 use crate::ledger::stats::{Open, Span, Sum, Tally, count};
 use crate::ledger::tree::Hash;
@@ -24,7 +25,7 @@ use tokio_postgres::{Error, Row};
 const CANDIDATES: usize = 256;
 
 /// Reads a ledger: one connection, which changes nothing. It waits, so it is for threads that may.
-pub struct PostgresReader(Blocking);
+pub struct PostgresReader(pub(super) Blocking);
 
 /// A candidate: a request's first entry, its outcome, its resolution.
 type Candidate = (u64, Option<i64>, Option<i64>);
@@ -86,8 +87,9 @@ impl PostgresReader {
     /// # Errors
     /// As there.
     pub fn compare_search(&self, progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
-        let Some(cursor) = self.cursor().filter(|cursor| *cursor > 0) else { return Ok(None) };
-        super::index::compare(&self.0, cursor, progress).map(|()| Some(cursor))
+        let first = self.0.first()?;
+        let Some(cursor) = self.cursor().filter(|cursor| *cursor > first) else { return Ok(None) };
+        super::index::compare(&self.0, (first, cursor), progress).map(|()| Some(cursor - first))
     }
 
     /// How far the search data reach; `None`: they cannot be asked.
@@ -129,7 +131,7 @@ impl PostgresReader {
 
     /// The first entry at or after a time, which never runs backwards in the log.
     fn first_at(&self, time: Timestamp, length: u64) -> Result<u64, OpenError> {
-        let (mut low, mut high) = (0, length);
+        let (mut low, mut high) = (self.0.first()?, length);
         while low < high {
             let middle = low + (high - low) / 2;
             let entries = self.0.read(middle, middle + 1)?;
@@ -147,7 +149,7 @@ impl PostgresReader {
     fn search_with(&self, query: &Query, cursor: u64) -> Result<Page, OpenError> {
         let length = self.0.length()?;
         let cursor = cursor.min(length);
-        let begin = query.since.map_or(Ok(0), |since| self.first_at(since, length))?;
+        let begin = query.since.map_or_else(|| self.0.first(), |since| self.first_at(since, length))?;
         let end = query.until.map_or(Ok(length), |until| self.first_at(until, length))?;
         let within = begin..query.before.map_or(end, |before| before.min(end));
         let mut filling = Filling::new(query, within.clone());
@@ -202,7 +204,7 @@ impl PostgresReader {
     fn request_with(&self, request_id: &str, cursor: u64) -> Result<Entries, OpenError> {
         const SQL: &str = "SELECT seq, outcome_seq, resolution_seq FROM search.request WHERE request_id = $1";
         let (mut entries, mut begun) = (BTreeMap::new(), false);
-        self.backwards(cursor, self.0.length()?, |seq, bytes| {
+        self.backwards(cursor.max(self.0.first()?), self.0.length()?, |seq, bytes| {
             let entry = Glance::at(seq, bytes)?;
             if &*entry.request_id == request_id {
                 entries.insert(seq, bytes.to_vec());
@@ -229,7 +231,7 @@ impl PostgresReader {
     fn stats_with(&self, span: Span, cursor: u64) -> Result<Vec<Tally>, OpenError> {
         let length = self.0.length()?;
         let mut sum = Sum::default();
-        let (mut open, mut next) = (HashMap::new(), cursor);
+        let (mut open, mut next) = (HashMap::new(), cursor.max(self.0.first()?));
         if cursor > 0 {
             let (days, unended, reached) = super::index::totals(&self.0, span.days())?;
             days.iter().for_each(|(day, caller, outcome, n)| sum.add(*day, caller, outcome, *n));
@@ -268,8 +270,12 @@ impl Reader for PostgresReader {
         self.0.length()
     }
 
+    fn pruned(&self) -> Result<Option<Pruned>, OpenError> {
+        Ok(self.0.beginning()?.map(|(pruned, _)| pruned))
+    }
+
     fn read(&self, from: u64, until: u64) -> Result<Entries, OpenError> {
-        self.0.read(from, until)
+        self.0.read(from.max(self.0.first()?), until)
     }
 
     fn search(&self, query: &Query) -> Result<Page, OpenError> {

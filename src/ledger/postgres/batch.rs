@@ -18,7 +18,8 @@ const LEARN: &str = "
     SELECT EXISTS (SELECT FROM ledger.replica WHERE id = $1),
         ARRAY(SELECT since_us FROM w ORDER BY since_us, seq), ARRAY(SELECT seq FROM w ORDER BY since_us, seq),
         ARRAY(SELECT body FROM ledger.frozen ORDER BY place),
-        ARRAY(SELECT target FROM ledger.in_flight WHERE target = ANY($4::bytea[]))";
+        ARRAY(SELECT target FROM ledger.in_flight WHERE target = ANY($4::bytea[])),
+        EXISTS (SELECT FROM ledger.arriving)";
 const HELD: &str = "SELECT seq, target, key, counters FROM ledger.in_flight WHERE seq = ANY($1::int8[])";
 const KEYS: &str = "
     SELECT k.key, k.since_us, k.seq, k.target, k.request_id, k.answered,
@@ -193,9 +194,12 @@ impl Prepared {
             known.admitting.targets = in_flight.into_iter().flat_map(super::admitting::marks).collect();
             known.admitting.keys = keys(&kept?)?;
             known.admitting.counters = counters(&spent?)?;
-            Ok((known, row.try_get::<_, bool>(0)?, row.try_get::<_, Vec<String>>(3)?))
+            Ok((known, row.try_get::<_, bool>(0)?, row.try_get::<_, Vec<String>>(3)?, row.try_get::<_, bool>(5)?))
         });
-        let (mut known, is_ours, texts) = learnt.await?;
+        let (mut known, is_ours, texts, is_arriving) = learnt.await?;
+        if is_arriving {
+            return Err(Fault::Unfit(super::schema::ARRIVING.to_owned()));
+        }
         known.admitting.freezes = freezes(&texts)?;
         Ok((known, is_ours))
     }

@@ -2,6 +2,7 @@
 
 use super::session::{Fault, Role, Session};
 use crate::config;
+use crate::ledger::prune::{Edge, Pruned};
 use crate::ledger::tree::Hash;
 use crate::ledger::tree::proof::Tiles;
 use crate::ledger::tree::tile::Tile;
@@ -38,7 +39,7 @@ impl Blocking {
         let runtime = runtime.map_err(|e| OpenError::Unusable(format!("the runtime cannot be started: {e}")))?;
         let session = runtime.block_on(async {
             let mut session = Session::open(place, role).await?;
-            super::schema::check(&mut session).await?;
+            super::schema::check(&mut session, role).await?;
             Ok::<_, OpenError>(session)
         })?;
         Ok(Self { session: RefCell::new(session), runtime })
@@ -84,6 +85,30 @@ impl Blocking {
         entries.map_err(|e| Fault::from(e).into())
     }
 
+    /// Where the log begins, and the edge of the tree there. `None`: at 0.
+    pub(super) fn beginning(&self) -> Result<Option<(Pruned, Edge)>, OpenError> {
+        const SQL: &str = "
+            SELECT p.seq, p.first, p.edge, coalesce(e.bytes, '') FROM ledger.pruned p
+            LEFT JOIN ledger.entry e ON e.seq = p.seq";
+        let row = self.ask(async |client| {
+            let Some(row) = client.query_typed_opt(SQL, &[]).await? else { return Ok(None) };
+            let number = |at| row.try_get::<_, i64>(at).map(i64::cast_unsigned);
+            Ok(Some((number(0)?, number(1)?, row.try_get::<_, Vec<u8>>(2)?, row.try_get::<_, Vec<u8>>(3)?)))
+        });
+        let Some((seq, first, edge, bytes)) = row? else { return Ok(None) };
+        let pruned = Pruned::read(seq, &bytes)?;
+        if pruned.first != first {
+            let words = format!("where the log begins: entry {seq} says {}, and the row {first}", pruned.first);
+            return Err(OpenError::Damaged(words));
+        }
+        Ok(Some((pruned, Edge::new(first, edge))))
+    }
+
+    /// The number of the first entry.
+    pub(super) fn first(&self) -> Result<u64, OpenError> {
+        Ok(self.beginning()?.map_or(0, |(pruned, _)| pruned.first))
+    }
+
     /// The newest signed checkpoint, and the key that verifies it, as they are stored.
     pub(super) fn signed(&self) -> Result<Option<(Option<String>, String)>, OpenError> {
         let row = self
@@ -102,7 +127,11 @@ impl Tiles for Blocking {
             let place = place(tile);
             client.query_typed_opt("SELECT hashes FROM ledger.tile WHERE place = $1", &[(&place, Type::INT8)]).await
         })?;
-        let row = row.ok_or_else(|| OpenError::Damaged(format!("the ledger's tree has no {tile}")))?;
+        let Some(row) = row else {
+            // Of what was pruned, the edge is kept beside the entries, too.
+            let missing = || OpenError::Damaged(format!("the ledger's tree has no {tile}"));
+            return self.beginning()?.ok_or_else(missing)?.1.hashes(tile).map_err(|_| missing());
+        };
         let bytes: &[u8] = row.try_get(0).map_err(Fault::from)?;
         tile.decode(bytes).ok_or_else(|| OpenError::Damaged(format!("the stored {tile} is too short")))
     }

@@ -11,7 +11,8 @@ use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Error;
 use tokio_postgres::types::Type;
 
-const BEGIN_ANEW: &str = "TRUNCATE search.request, search.day; UPDATE search.cursor SET next = 0";
+const BEGIN_ANEW: &str = "TRUNCATE search.request, search.day;
+    UPDATE search.cursor SET next = coalesce((SELECT first FROM ledger.pruned), 0)";
 const BEGUN: &str = "
     INSERT INTO search.request (seq, request_id, decision, caller, session, bare_group, day, settled)
     SELECT *, decision <> 'allowed' FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
@@ -37,10 +38,11 @@ const ENDED_AS: &str = "
     SELECT min(a.seq) FROM unnest($1::int8[], $2::text[], $3::int8[]) AS a (seq, outcome, outcome_seq)
     LEFT JOIN search.request r ON r.seq = a.seq
     WHERE (r.outcome, r.outcome_seq) IS DISTINCT FROM (a.outcome, a.outcome_seq)";
+/// Where there is no row, the request was pruned, or [`BEGUN_AS`] has found it.
 const RESOLVED_AS: &str = "
     SELECT min(a.resolution_seq) FROM unnest($1::text[], $2::text[], $3::int8[])
         AS a (request_id, resolution, resolution_seq)
-    LEFT JOIN search.request r ON r.request_id = a.request_id AND r.decision = 'allowed'
+    JOIN search.request r ON r.request_id = a.request_id AND r.decision = 'allowed'
     WHERE (r.resolution_seq, r.settled) IS DISTINCT FROM (a.resolution_seq, a.resolution <> 'indeterminate')";
 const OPEN: &str = "SELECT request_id, seq, caller, day FROM search.request WHERE decision = 'allowed' AND NOT settled
     AND outcome IS NULL";
@@ -136,11 +138,15 @@ impl Index {
     }
 }
 
-/// Holds what there is up to `cursor` against the entries: every row that they lead to, and no other.
-pub(super) fn compare(db: &Blocking, cursor: u64, mut progress: impl FnMut(u64, u64)) -> Result<(), OpenError> {
+/// Holds what there is from `first` up to `cursor` against the entries: every row that they lead to, and no other.
+pub(super) fn compare(
+    db: &Blocking,
+    (first, cursor): (u64, u64),
+    mut progress: impl FnMut(u64, u64),
+) -> Result<(), OpenError> {
     let wrong =
         |seq: i64| OpenError::Damaged(format!("the search data are wrong about entry {seq}; audit reindex mends them"));
-    let (mut next, mut open, mut rows) = (0, HashMap::new(), 0);
+    let (mut next, mut open, mut rows) = (first, HashMap::new(), 0);
     while next < cursor {
         let entries = db.read(next, cursor.min(next + READ_AT_MOST))?;
         let mut adds = Adds::default();
@@ -161,7 +167,7 @@ pub(super) fn compare(db: &Blocking, cursor: u64, mut progress: impl FnMut(u64, 
         }
         rows += seqs.len() as u64;
         next = cursor.min(next + READ_AT_MOST);
-        progress(next, cursor);
+        progress(next - first, cursor - first);
     }
     let counted = db.ask(async |client| {
         let sql = "SELECT count(*) FROM search.request WHERE seq < $1";

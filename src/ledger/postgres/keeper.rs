@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_postgres::types::Type;
 
-const BATCH: u64 = 4_096;
+pub(super) const BATCH: u64 = 4_096;
 const SECOND: Duration = Duration::from_secs(1);
 /// How long it may go on catching up after the last commit.
 const LAST: Duration = Duration::from_secs(2);
@@ -214,7 +214,7 @@ impl Keeper {
 }
 
 /// Committed entries, each in its place: over a hole nothing is signed.
-fn committed(db: &Blocking, from: u64, until: u64) -> Result<Vec<Vec<u8>>, OpenError> {
+pub(super) fn committed(db: &Blocking, from: u64, until: u64) -> Result<Vec<Vec<u8>>, OpenError> {
     let rows = db.read(from, until)?;
     let mut places = (from..until).zip(rows.iter().map(|(seq, _)| Some(*seq)).chain(std::iter::repeat(None)));
     match places.find(|(place, seq)| *seq != Some(*place)) {

@@ -11,7 +11,8 @@ pub(super) const MISSING: &str =
 /// The steps, in order. One that was released is never changed.
 ///
 /// `head` is the one row that every batch locks: what is read after that is the newest, and nobody else's turn. The
-/// path of a commit touches ordered keys alone. `search` holds what is derived, and can be built anew.
+/// path of a commit touches ordered keys alone. `search` holds what is derived, and can be built anew. `pruned` has a row
+/// where the log begins elsewhere than at 0, `arriving` while a ledger is copied into the database.
 const STEPS: &[&str] = &["
     CREATE TABLE ledger.entry (seq bigint PRIMARY KEY, bytes bytea NOT NULL);
     CREATE TABLE ledger.head (
@@ -62,7 +63,16 @@ const STEPS: &[&str] = &["
     CREATE INDEX ON search.request (seq) WHERE NOT settled;
     CREATE TABLE search.day (
         day bigint, caller text, outcome text, count bigint NOT NULL, PRIMARY KEY (day, caller, outcome)
+    );", "
+    CREATE TABLE ledger.pruned (
+        one boolean PRIMARY KEY DEFAULT true CHECK (one), seq bigint NOT NULL, first bigint NOT NULL, edge bytea NOT NULL
+    );
+    CREATE TABLE ledger.arriving (
+        one boolean PRIMARY KEY DEFAULT true CHECK (one), first bigint NOT NULL, next bigint NOT NULL, whole text
     );"];
+
+pub(super) const ARRIVING: &str =
+    "a ledger is being copied into this database, and is not whole yet: `wasend-gateway ledger copy` goes on with it";
 
 /// Any number that is ours, so that two migrations wait for each other.
 const LOCK: i64 = 0x7767_6d01;
@@ -88,8 +98,8 @@ fn too_new(version: i32) -> OpenError {
     ))
 }
 
-/// Refuses a database whose schema is not this program's.
-pub(super) async fn check(session: &mut Session) -> Result<(), OpenError> {
+/// Refuses a database whose schema is not this program's, and for who writes or reads a ledger also one that is not whole.
+pub(super) async fn check(session: &mut Session, role: Role) -> Result<(), OpenError> {
     let asked = session.ask(async |client| {
         let row = client.query_typed_one("SELECT version FROM ledger.version", &[]).await?;
         row.try_get::<_, i32>(0)
@@ -104,7 +114,7 @@ pub(super) async fn check(session: &mut Session) -> Result<(), OpenError> {
         Err(fault) => return Err(fault.into()),
     };
     match version.cmp(&newest()) {
-        std::cmp::Ordering::Equal => Ok(()),
+        std::cmp::Ordering::Equal => whole(session, role).await,
         std::cmp::Ordering::Greater => Err(too_new(version)),
         std::cmp::Ordering::Less => Err(OpenError::Unusable(format!(
             "the ledger's schema is of version {version}, this program needs {}: run `wasend-gateway migrate --config \
@@ -112,6 +122,17 @@ pub(super) async fn check(session: &mut Session) -> Result<(), OpenError> {
             newest()
         ))),
     }
+}
+
+async fn whole(session: &mut Session, role: Role) -> Result<(), OpenError> {
+    match role {
+        Role::Migration | Role::Copying => return Ok(()),
+        Role::Writer | Role::Keeper | Role::Reader => {}
+    }
+    let arriving = session.ask(async |client| {
+        client.query_typed_one("SELECT EXISTS (SELECT FROM ledger.arriving)", &[]).await?.try_get::<_, bool>(0)
+    });
+    if arriving.await? { Err(OpenError::Unusable(ARRIVING.to_owned())) } else { Ok(()) }
 }
 
 /// Brings the schema up to this program's version, in one transaction: all of it or nothing.

@@ -45,11 +45,25 @@ pub(super) struct Sealer {
     waiting: Vec<TileData>,
 }
 
+/// Tiles, column by column.
+fn columns<'a>(tiles: &[&'a TileData]) -> (Vec<i64>, Vec<&'a [u8]>) {
+    tiles.iter().map(|data| (place(data.tile), data.bytes.as_slice())).unzip()
+}
+
+/// Stores tiles.
+pub(super) fn store(db: &Blocking, tiles: &[TileData]) -> Result<(), OpenError> {
+    let (places, bytes) = columns(&tiles.iter().collect::<Vec<_>>());
+    let stored = db.ask(async |client| {
+        client.execute_typed(TILES, &[(&places, Type::INT8_ARRAY), (&bytes, Type::BYTEA_ARRAY)]).await
+    });
+    Ok(stored.map(drop)?)
+}
+
 /// The key of the file; it has to be of the log that the configuration names.
-fn load(config: &config::Ledger) -> Result<SigningKey, OpenError> {
+pub(super) fn load(config: &config::Ledger) -> Result<SigningKey, OpenError> {
     let key = SigningKey::load(file_of(config)?).map_err(OpenError::Unusable)?;
     match &config.origin {
-        Some(origin) if origin != key.origin() => Err(OpenError::Unusable(format!(
+        Some(origin) if !key.origin().is_or_follows(origin) => Err(OpenError::Unusable(format!(
             "ledger.origin is {origin}, but ledger.signing_key_file holds the key of {}; leave ledger.origin out, or \
              name the key's",
             key.origin()
@@ -128,6 +142,7 @@ impl Sealer {
         };
         let length = db.length()?;
         sealer.look(db, Some(length))?;
+        db.beginning()?.map_or(Ok(()), |(pruned, _)| pruned.signed_by(&sealer.seen))?;
         sealer.copy = copy_of(config).map(Path::to_path_buf);
         let Some(file) = sealer.copy.clone() else { return Ok(sealer) };
         let Some(copied) = read_copy(&file)? else { return Ok(sealer) };
@@ -213,7 +228,7 @@ impl Sealer {
                 Err(fault) => {
                     tracing::warn!(%fault, "the tree is built anew from the ledger");
                     self.expect(self.seen);
-                    Tree::new()
+                    db.beginning()?.map_or_else(|| Ok(Tree::new()), |(pruned, edge)| pruned.tree(&edge))?
                 }
             };
             self.tree = Some(tree);
@@ -272,11 +287,22 @@ impl Sealer {
         self.look(db, None)
     }
 
+    /// Stores the tree as it is, whose head was signed elsewhere.
+    ///
+    /// # Errors
+    /// Also where it has not come to the head that was signed.
+    pub(super) fn keep(&mut self, db: &Blocking) -> Result<(), OpenError> {
+        if self.tree.as_ref().is_none_or(|tree| tree.head() != self.seen) {
+            return Err(OpenError::Damaged("the copied entries do not lead to the root that was signed".to_owned()));
+        }
+        self.waiting.extend(self.tree.as_ref().map(Tree::edge).unwrap_or_default());
+        self.save(db, None)
+    }
+
     fn save(&mut self, db: &Blocking, note: Option<&str>) -> Result<(), OpenError> {
         let edge = self.tree.as_ref().filter(|_| note.is_some()).map(Tree::edge).unwrap_or_default();
         let tiles: Vec<&TileData> = self.waiting.iter().chain(&edge).collect();
-        let places: Vec<i64> = tiles.iter().map(|data| place(data.tile)).collect();
-        let bytes: Vec<&[u8]> = tiles.iter().map(|data| data.bytes.as_slice()).collect();
+        let (places, bytes) = columns(&tiles);
         let old = self.note.as_deref();
         let saved = db.ask(async |client| {
             client.batch_execute("BEGIN").await?;

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, Error};
 const CONNECT: Duration = Duration::from_secs(5);
 /// For one question. Longer than the server gives a statement, so that its own word comes first.
 const PATIENCE: Duration = Duration::from_secs(6);
-/// The same for who reads or migrates: nobody's deletion waits for it.
+/// The same for who reads, migrates or copies: nobody's deletion waits for it.
 const LONG_PATIENCE: Duration = Duration::from_secs(126);
 const URL_AT_MOST: u64 = 4096;
 const OLDEST: i32 = 140_000;
@@ -42,6 +42,8 @@ pub(super) enum Role {
     Keeper,
     Reader,
     Migration,
+    /// Copies a ledger into the database. It may be idle for as long as the other store is read.
+    Copying,
 }
 
 impl Role {
@@ -51,6 +53,7 @@ impl Role {
             Role::Keeper => "wasend-gateway keeper",
             Role::Reader => "wasend-gateway reader",
             Role::Migration => "wasend-gateway migrate",
+            Role::Copying => "wasend-gateway copy",
         }
     }
 }
@@ -144,7 +147,7 @@ impl Session {
     async fn set_up(&mut self, role: Role) -> Result<(), Fault> {
         let row = self.ask(async |client| {
             client.batch_execute(SETTINGS).await?;
-            if role != Role::Reader {
+            if !matches!(role, Role::Reader | Role::Copying) {
                 // Whoever has gone away without a word is not believed to be there for long.
                 client.batch_execute("SET idle_session_timeout = 15000").await?;
             }
@@ -152,7 +155,7 @@ impl Session {
             client.query_typed_one(FITNESS, &[]).await
         });
         let row = row.await?;
-        if matches!(role, Role::Reader | Role::Migration) {
+        if matches!(role, Role::Reader | Role::Migration | Role::Copying) {
             self.ask(async |client| client.batch_execute("SET statement_timeout = 120000").await).await?;
             self.patience = LONG_PATIENCE;
         }

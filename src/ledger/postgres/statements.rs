@@ -84,7 +84,7 @@ fn unsigned(row: &tokio_postgres::Row, at: usize) -> Result<u64, Error> {
 impl Writing {
     pub(super) async fn open(place: &config::Postgres) -> Result<Self, OpenError> {
         let mut session = Session::open(place, Role::Writer).await?;
-        super::schema::check(&mut session).await?;
+        super::schema::check(&mut session, Role::Writer).await?;
         let prepared = session.ask(Prepared::on).await?;
         Ok(Self { session, prepared })
     }

@@ -6,9 +6,8 @@
 //! the small tables that belong to exactly these entries.
 
 use super::database::{self, FILE, Statements, is_full};
-use super::folder;
-use super::prune;
 use super::tree_store::{self, Signed, TreeStore, shown};
+use super::{folder, moving, prune};
 use crate::config::file::is_within;
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::Checkpoint;
@@ -72,6 +71,8 @@ pub fn backup(
 ) -> Result<Backup, BackupFault> {
     let ledger = database::open_to_read(folder)?;
     database::known(&ledger, &folder.join(FILE))?;
+    // Who puts one back could go on with it.
+    moving::refuse_moved(&ledger)?;
     // Read before the entries, and after where they begin: what was signed was committed, and covers what says so.
     let first = prune::first(&ledger)?;
     let (signed, warning) = match signed(folder) {

@@ -3,7 +3,7 @@
 //! The path of a commit touches ordered keys alone: `entry` grows at its end, `in_flight` holds the few
 //! intents without an outcome under their sequence numbers.
 
-use super::standing;
+use super::{moving, standing};
 use crate::ledger::OpenError;
 use crate::ledger::verify::Standing;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
@@ -50,6 +50,9 @@ pub(super) fn open_to_write(folder: &Path) -> Result<Connection, OpenError> {
     };
     let failed = |error: rusqlite::Error| unusable(folder, "cannot be opened", &error);
     let db = open().map_err(failed)?;
+    if let Some(moved) = moving::moved(&db).map_err(failed)? {
+        return Err(OpenError::Unusable(moved.words()));
+    }
     let foreign = foreign(&db, tables).map_err(failed)?;
     if let Some(what) = foreign {
         return Err(OpenError::Damaged(format!("{} {what}; it was left as it is", folder.join(FILE).display())));
@@ -105,9 +108,10 @@ fn foreign(db: &Connection, set_up: fn(&Connection) -> rusqlite::Result<()>) -> 
     }
 }
 
-/// Refuses a file that is not a ledger that this version knows.
+/// Refuses a file that is not a ledger that this version knows. One that has moved can be read.
 pub(super) fn known(db: &Connection, file: &Path) -> Result<(), OpenError> {
-    no_other(foreign(db, tables), file)
+    let is_moved = moving::moved(db).is_ok_and(|moved| moved.is_some());
+    no_other(foreign(db, if is_moved { moving::tables } else { tables }), file)
 }
 
 /// Refuses a file that is neither a ledger nor a backup of one.

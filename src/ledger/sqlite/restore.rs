@@ -13,7 +13,7 @@ mod swap;
 
 use super::folder::Lock;
 use super::tree_store::{self, TreeStore, shown};
-use super::{database, reindex, sealing};
+use super::{database, moving, reindex, sealing};
 use crate::config;
 use crate::id::Origin;
 use crate::ledger::OpenError;
@@ -103,6 +103,7 @@ pub fn restore(
     mut progress: impl FnMut(&'static str, u64, u64),
 ) -> Result<Restored, RestoreFault> {
     let _lock = Lock::take(&config.path)?;
+    moving::refuse_moved_from(&config.path)?;
     if swap::is_ready(&config.path) {
         swap::finish(config)?;
         return Ok(Restored::Finished);

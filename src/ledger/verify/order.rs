@@ -133,7 +133,8 @@ impl Order {
             | "start"
             | "stop"
             | "gap"
-            | "prune" => Ok(()),
+            | "prune"
+            | "copy" => Ok(()),
             other => Err(format!("is of a kind that this program does not know, `{}`", other.escape_debug())),
         }
     }

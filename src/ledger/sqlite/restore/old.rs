@@ -5,7 +5,7 @@ use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::prune::Pruned;
 use crate::ledger::sqlite::database::Statements;
 use crate::ledger::sqlite::tree_store::{self, Signed, TreeStore, shown};
-use crate::ledger::sqlite::{backup, database, folder, prune};
+use crate::ledger::sqlite::{backup, database, folder, moving, prune};
 use crate::ledger::tree::{Head, Tree, leaf_hash};
 use crate::ledger::{OpenError, READ_AT_MOST};
 use rusqlite::{Connection, OpenFlags};
@@ -41,6 +41,7 @@ impl Old {
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(from, flags).map_err(|e| unusable(&e))?;
+        moving::refuse_moved(&db)?;
         database::known_backup(&db, from)?;
         database::check_ends(&db)?;
         let signed = tree_store::signed_in(&db)?;
