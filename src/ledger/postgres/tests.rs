@@ -227,6 +227,21 @@ async fn a_database_that_is_put_back_as_a_whole_is_found_by_the_copy_of_the_chec
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_is_reached_by_a_socket_too() {
+    let place = Place::unmigrated(Instance::with(&["unix_socket_directories=."]));
+    let server = place.server.as_ref().unwrap();
+    let folder = server.data().display().to_string().replace('/', "%2F");
+    let url_file = &place.config.postgres.as_ref().unwrap().url_file;
+    std::fs::write(url_file, server.url(server.port).replace("127.0.0.1", &folder)).unwrap();
+    block_in_place(|| super::migrate(&place.config)).unwrap();
+    let ledger = place.open();
+    conclude(&*ledger, intend(&*ledger, "1").await, End::Deleted).await.unwrap();
+    let by_socket = "SELECT bool_and(client_addr IS NULL) FROM pg_stat_activity WHERE application_name LIKE 'wasend%'";
+    assert_eq!(server.ask(by_socket), "t");
+    ledger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_servers_certificate_is_verified_for_the_host_of_the_url() {
     let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let (ours, other, elsewhere) = (made("localhost"), made("localhost"), made("db.example"));

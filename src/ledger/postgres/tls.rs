@@ -3,6 +3,7 @@
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::path::Path;
@@ -49,7 +50,8 @@ impl Tls {
 /// A connection to one host.
 pub(super) struct To {
     connector: TlsConnector,
-    host: ServerName<'static>,
+    /// None for a socket, which has no name and is not encrypted.
+    host: Option<ServerName<'static>>,
 }
 
 /// The encrypted stream.
@@ -58,10 +60,12 @@ pub(super) struct Stream<S>(client::TlsStream<S>);
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for Tls {
     type Stream = Stream<S>;
     type TlsConnect = To;
-    type Error = rustls::pki_types::InvalidDnsNameError;
+    type Error = Infallible;
 
+    /// Asked for sockets and for connections in clear text as well: a name that is none fails when it is needed.
     fn make_tls_connect(&mut self, host: &str) -> Result<To, Self::Error> {
-        Ok(To { connector: self.0.clone(), host: ServerName::try_from(host)?.to_owned() })
+        let host = ServerName::try_from(host).ok().map(|name| name.to_owned());
+        Ok(To { connector: self.0.clone(), host })
     }
 }
 
@@ -71,7 +75,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> TlsConnect<S> for To {
     type Future = Pin<Box<dyn Future<Output = io::Result<Stream<S>>> + Send>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        Box::pin(async move { self.connector.connect(self.host, stream).await.map(Stream) })
+        Box::pin(async move {
+            let host = self.host.ok_or_else(|| io::Error::other("the URL's host is no name of a server"))?;
+            self.connector.connect(host, stream).await.map(Stream)
+        })
     }
 }
 
