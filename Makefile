@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak lint fmt bench bench-asking bench-append bench-growth demo image deny deny-advisories
+.PHONY: help test soak lint fmt bench bench-asking bench-append bench-growth bench-replicas demo image deny deny-advisories
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-append: ## Measure how fast the ledger takes entries, beside the same byte
 
 bench-growth: ## Measure whether the ledger's size costs anything: at 0, 1 and 10 million entries (SIZES)
 	bash benches/growth.sh
+
+bench-replicas: ## Measure what three replicas record in one PostgreSQL, beside one, and beside batches of one
+	bash benches/replicas.sh
 
 demo: ## Show the gateway at work against the stand-in provider
 	cargo run --locked --quiet -- demo
