@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use wasend_gateway::config;
 use wasend_gateway::error::Sent;
 use wasend_gateway::id::{CallerName, GroupId, RequestId, SessionId};
+use wasend_gateway::ledger::admission::Asked;
 use wasend_gateway::ledger::entry::{Body, End, Intention, Outcome, encode};
 use wasend_gateway::ledger::sqlite::Sqlite;
 use wasend_gateway::ledger::{Intended, Ledger};
@@ -42,7 +43,7 @@ fn intention(request_id: RequestId, caller: u64) -> Intention {
 }
 
 fn outcome(request_id: RequestId) -> Outcome {
-    Outcome { request_id, outcome: End::Deleted, status: Some(200), code: None, sent: Sent::Yes }
+    Outcome { request_id, outcome: End::Deleted, status: Some(200), code: None, sent: Sent::Yes, answer: None }
 }
 
 /// Entries a second through the ledger, and how many it took in one batch on average.
@@ -83,8 +84,8 @@ async fn through_the_ledger(folder: &Path, waiting: u64, span: Duration) -> (f64
 fn straight_to_the_disk(file: &Path, waiting: u64, span: Duration) -> f64 {
     let id = RequestId::new();
     let now = wasend_gateway::clock::Timestamp::now();
-    let pair =
-        [Body::Intent(intention(id, 0)), Body::Outcome(outcome(id))].map(|body| encode(1 << 20, now, &body).unwrap());
+    let pair = [Body::Intent(Asked::from(intention(id, 0)).into()), Body::Outcome(outcome(id))]
+        .map(|body| encode(1 << 20, now, &body).unwrap());
     let batch: Vec<u8> = pair.iter().cycle().take(usize::try_from(waiting).unwrap()).flatten().copied().collect();
     let mut to = std::fs::File::create(file).unwrap();
     let (mut done, started) = (0, Instant::now());

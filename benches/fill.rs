@@ -65,7 +65,7 @@ async fn request(ledger: &Sqlite, number: u64) -> u64 {
         1..600 => (End::Refused, Some(404), Some("upstream-refused"), Sent::Yes),
         _ => (End::Deleted, Some(200), None, Sent::Yes),
     };
-    ledger.conclude(recorded, Outcome { request_id, outcome, status, code, sent }, None).await.unwrap();
+    ledger.conclude(recorded, Outcome { request_id, outcome, status, code, sent, answer: None }, None).await.unwrap();
     2
 }
 

@@ -72,7 +72,7 @@ pub async fn conclude(reply: Reply, ledger: &dyn Ledger, trace: &mut Trace) -> C
     };
     let status = provider_status(&result);
     let answered = is_keyed.then(|| answered(&result, recorded.request_id()));
-    let outcome = Outcome { request_id: recorded.request_id(), outcome: end, status, code, sent };
+    let outcome = Outcome { request_id: recorded.request_id(), outcome: end, status, code, sent, answer: None };
     // The record goes on where this ends. The caller does not wait for it longer than it waits for us.
     let recording = ledger.conclude(recorded, outcome, answered);
     let recording = tokio::time::timeout_at((started.max(deadline) + LAST_PATIENCE).into(), recording);

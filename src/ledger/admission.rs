@@ -2,12 +2,13 @@
 //! was it asked before under the same key, is its target in flight, is there budget left. Pure: a store says what it
 //! knows, and records what comes of it in the same transaction.
 
-use super::entry::Intention;
+use super::entry::{End, Intention};
 use super::freeze::Freeze;
 use crate::clock::Timestamp;
 use crate::config::{Budget, Per};
 use crate::id::{CallerName, IdempotencyKey, RequestId, SessionId};
 use sha2::{Digest, Sha256};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,37 @@ impl Mark {
         Self(mark)
     }
 
+    /// What a caller's idempotency key is kept under.
+    #[must_use]
+    pub fn of_key(caller: &str, key: &str) -> Self {
+        Self::of("key", &[caller, key])
+    }
+
+    /// A target, whose group is spelt without its suffix.
+    #[must_use]
+    pub fn of_target(session: &str, bare_group: &str) -> Self {
+        Self::of("target", &[session, bare_group])
+    }
+
+    /// What counts the intents of a caller; in one session alone, where one is named.
+    #[must_use]
+    pub fn of_counter(caller: &str, session: Option<&str>) -> Self {
+        session.map_or_else(|| Self::of("caller", &[caller]), |session| Self::of("session", &[caller, session]))
+    }
+
+    /// An answer as its text is kept.
+    #[must_use]
+    pub fn of_answer(text: &str) -> Self {
+        Self::of("answer", &[text])
+    }
+
+    /// From 32 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let spelt = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        spelt.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(|number| Self(number.to_be_bytes()))
+    }
+
     /// From what is stored.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -42,6 +74,18 @@ impl Mark {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+impl serde::Serialize for Mark {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
     }
 }
 
@@ -83,8 +127,8 @@ pub struct Question {
 impl From<&Asked> for Question {
     fn from(Asked { intention, key, budgets }: &Asked) -> Self {
         let (caller, session) = (intention.caller.clone(), intention.session.clone());
-        let target = Mark::of("target", &[session.as_str(), intention.group.bare()]);
-        let key = key.as_ref().map(|key| Mark::of("key", &[caller.as_str(), key.as_str()]));
+        let target = Mark::of_target(session.as_str(), intention.group.bare());
+        let key = key.as_ref().map(|key| Mark::of_key(caller.as_str(), key.as_str()));
         Self { request_id: intention.request_id, caller, session, target, key, budgets: Arc::clone(budgets) }
     }
 }
@@ -94,8 +138,8 @@ impl Question {
     #[must_use]
     pub fn counter(&self, budget: &Budget) -> Mark {
         match budget.per {
-            Per::Caller => Mark::of("caller", &[self.caller.as_str()]),
-            Per::Session => Mark::of("session", &[self.caller.as_str(), self.session.as_str()]),
+            Per::Caller => Mark::of_counter(self.caller.as_str(), None),
+            Per::Session => Mark::of_counter(self.caller.as_str(), Some(self.session.as_str())),
         }
     }
 
@@ -123,6 +167,15 @@ pub struct Answered {
     pub confirmed: bool,
     /// The body.
     pub body: String,
+}
+
+impl Answered {
+    /// The mark of it as its key keeps it. `None`: the key of an intent of that end keeps no answer.
+    pub(super) fn mark(answered: Option<&Self>, end: End) -> serde_json::Result<Option<Mark>> {
+        let is_known = matches!(end, End::Deleted | End::Refused);
+        let text = answered.filter(|_| is_known).map(serde_json::to_string).transpose()?;
+        Ok(text.as_deref().map(Mark::of_answer))
+    }
 }
 
 /// What became of the intent that a key was first used with.

@@ -1,10 +1,12 @@
 //! Entries: one JSON object each, in the order of their members below, at most 65,535 bytes.
 
+use super::admission::{Asked, Mark};
 use super::freeze::{Covers, Freeze};
 use crate::clock::Timestamp;
+use crate::config::Per;
 use crate::error::Sent;
 use crate::id::{CallerName, GroupId, Origin, RequestId, SessionId, Target};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
@@ -33,6 +35,38 @@ pub struct Intention {
     pub caller_request_id: Option<String>,
 }
 
+/// An intent as it is recorded: with what the tables beside the entries keep because of it, so that they can be made
+/// anew. An intent without `budgets` was recorded by a version that did not say so.
+#[derive(Debug, Clone, Serialize)]
+pub struct Intent {
+    #[serde(flatten)]
+    intention: Intention,
+    /// What its idempotency key is kept under.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Mark>,
+    budgets: Counted,
+}
+
+/// How many intents are remembered of each counter that this one was added to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Counted {
+    /// Of its caller.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) caller: Option<u32>,
+    /// Of its caller in its session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) session: Option<u32>,
+}
+
+impl From<Asked> for Intent {
+    fn from(Asked { intention, key, budgets }: Asked) -> Self {
+        let key = key.map(|key| Mark::of_key(intention.caller.as_str(), key.as_str()));
+        let most = |per| budgets.iter().filter(|budget| budget.per == per).map(|budget| budget.max).max();
+        let budgets = Counted { caller: most(Per::Caller), session: most(Per::Session) };
+        Self { intention, key, budgets }
+    }
+}
+
 /// A target as `session` and `group`.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs)]
@@ -58,6 +92,9 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<&'static str>,
     pub sent: Sent,
+    /// The answer that the intent's idempotency key keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Mark>,
 }
 
 impl Outcome {
@@ -65,14 +102,14 @@ impl Outcome {
     #[must_use]
     pub fn unknown(request_id: RequestId) -> Self {
         let (status, code) = (None, Some("outcome-unknown"));
-        Self { request_id, outcome: End::Unknown, status, code, sent: Sent::Unknown }
+        Self { request_id, outcome: End::Unknown, status, code, sent: Sent::Unknown, answer: None }
     }
 
     /// What is recorded where an intent became durable only after its request had been answered.
     #[must_use]
     pub fn never_sent(request_id: RequestId) -> Self {
         let (status, code) = (None, Some("ledger-unavailable"));
-        Self { request_id, outcome: End::NotSent, status, code, sent: Sent::No }
+        Self { request_id, outcome: End::NotSent, status, code, sent: Sent::No, answer: None }
     }
 }
 
@@ -161,6 +198,8 @@ pub struct Previous {
     pub checkpoint: Option<String>,
     /// How many of its intents have no known end: they follow, each with an outcome.
     pub carried: u64,
+    /// How many of its freezes hold on: they follow after those.
+    pub freezes: u64,
 }
 
 /// Everything that an entry can say.
@@ -168,7 +207,7 @@ pub struct Previous {
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[allow(missing_docs)]
 pub enum Body {
-    Intent(Intention),
+    Intent(Intent),
     Outcome(Outcome),
     Resolution {
         request_id: RequestId,
@@ -214,6 +253,9 @@ pub enum Body {
         root: String,
         carried_outcomes: u64,
         carried_resolutions: u64,
+        /// What was frozen there, as far as the entries said it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        freezes: Option<Vec<Freeze>>,
         by: String,
     },
     /// The entries before this one were copied from another store, and have this root: the log goes on here.
@@ -267,28 +309,35 @@ pub fn encode(seq: u64, time: Timestamp, body: &Body) -> serde_json::Result<Vec<
     Ok(bytes)
 }
 
+/// How the member begins that says where an intent stood before it was taken over; it is the last one.
+pub(super) const CARRIED: &str = ",\"carried\":{\"origin\":";
+
 /// The bytes of an intent that is taken over from another log: its members, and where it stood. `None`: these are not
 /// the bytes of an entry, or there would be too many.
 #[must_use]
 pub fn encode_carried(seq: u64, time: Timestamp, bytes: &[u8], origin: &Origin, was: u64) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(bytes).ok()?;
     let members = text.get(text.find(",\"kind\":")?..)?.strip_suffix('}')?;
+    // It may have been taken over before: that log says from where. No text within an entry has a quote that is bare.
+    let members = members.rfind(CARRIED).map_or(members, |at| members.get(..at).unwrap_or(members));
     let origin = serde_json::to_string(origin).ok()?;
-    let carried = format!("\"carried\":{{\"origin\":{origin},\"seq\":{was}}}");
-    let entry = format!("{{\"v\":{VERSION},\"seq\":{seq},\"time\":\"{time}\"{members},{carried}}}").into_bytes();
+    let carried = format!("{CARRIED}{origin},\"seq\":{was}}}");
+    let entry = format!("{{\"v\":{VERSION},\"seq\":{seq},\"time\":\"{time}\"{members}{carried}}}").into_bytes();
     (entry.len() <= LONGEST && serde_json::from_slice::<serde::de::IgnoredAny>(&entry).is_ok()).then_some(entry)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Budget, OnExhausted};
+    use crate::id::IdempotencyKey;
 
     #[test]
     fn an_intent_reads_as_the_design_says() {
         let id = RequestId::new();
         let name = |text| CallerName::parse(text).unwrap();
         let target = Target { session: SessionId::parse("s1").unwrap(), group: GroupId::parse("1@g.us").unwrap() };
-        let body = Body::Intent(Intention {
+        let intention = Intention {
             request_id: id,
             caller: name("c"),
             credential: name("t"),
@@ -299,10 +348,14 @@ mod tests {
             policy: "sha256:x".into(),
             trace_id: None,
             caller_request_id: Some("a\"b".into()),
-        });
+        };
+        let budgets = [Budget { max: 5, per_s: 60, per: Per::Caller, on_exhausted: OnExhausted::Refuse }];
+        let key = IdempotencyKey::parse(b"k");
+        let mark = Mark::of_key("c", "k");
+        let body = Body::Intent(Asked { intention, key, budgets: budgets.into() }.into());
         let text = String::from_utf8(encode(7, Timestamp::from_micros(0), &body).unwrap()).unwrap();
         let expected = format!(
-            r#"{{"v":1,"seq":7,"time":"1970-01-01T00:00:00.000000Z","kind":"intent","request_id":"{id}","caller":"c","credential":"t","peer":"10.0.0.1","session":"s1","group":"1@g.us","rule":"c.allow[0]","policy":"sha256:x","caller_request_id":"a\"b"}}"#
+            r#"{{"v":1,"seq":7,"time":"1970-01-01T00:00:00.000000Z","kind":"intent","request_id":"{id}","caller":"c","credential":"t","peer":"10.0.0.1","session":"s1","group":"1@g.us","rule":"c.allow[0]","policy":"sha256:x","caller_request_id":"a\"b","key":"{mark}","budgets":{{"caller":5}}}}"#
         );
         assert_eq!(text, expected);
     }
@@ -319,5 +372,16 @@ mod tests {
             );
             assert_eq!(text, expected);
         }
+    }
+
+    #[test]
+    fn an_intent_that_is_taken_over_again_says_once_where_it_stood_last() {
+        let bytes = br#"{"v":1,"seq":7,"time":"2026-01-01T00:00:00.000000Z","kind":"intent","peer":",\"carried\":{\"origin\":"}"#;
+        let origin = |name| Origin::parse(name).unwrap();
+        let one = encode_carried(1, Timestamp::from_micros(0), bytes, &origin("a.example/log"), 7).unwrap();
+        let two = encode_carried(3, Timestamp::from_micros(0), &one, &origin("a.example/log/2"), 1).unwrap();
+        let text = String::from_utf8(two).unwrap();
+        assert!(text.ends_with(r#"\"origin\":","carried":{"origin":"a.example/log/2","seq":1}}"#), "{text}");
+        assert_eq!(text.matches(CARRIED).count(), 1, "{text}");
     }
 }

@@ -11,6 +11,7 @@ mod batch;
 mod blocking;
 mod index;
 mod keeper;
+mod kept;
 mod lease;
 mod op;
 mod plan;
@@ -225,7 +226,7 @@ impl Ledger for Postgres {
     fn intend(&self, asked: Asked) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
         let question = Box::new(Question::from(&asked));
-        let body = Encoded::new(&Body::Intent(asked.intention));
+        let body = Encoded::new(&Body::Intent(asked.into()));
         let asked = body.is_ok_and(|body| self.ops.ops.send(Op::Intend(question, body, answer)).is_ok());
         Box::pin(async move { if asked { wait.await.unwrap_or(Intended::Unavailable) } else { Intended::Unavailable } })
     }

@@ -5,6 +5,7 @@
 //! lets a log begin elsewhere than at 0: a beginning that somebody else removed is damage.
 
 use super::admission::KEPT;
+use super::freeze::Freeze;
 use super::tree::proof::Tiles;
 use super::tree::tile::{TILE_WIDTH, Tile};
 use super::tree::{HASH_BYTES, Hash, Head, TileData, Tree};
@@ -52,6 +53,8 @@ pub struct Pruned {
     pub carried_outcomes: u64,
     /// How many of the `unknown` outcomes that went have their resolution there.
     pub carried_resolutions: u64,
+    /// What was frozen there. `None`: a version before this one recorded it, or there were too many.
+    pub freezes: Option<Vec<Freeze>>,
     /// Who asked for it.
     pub by: String,
     kind: String,
@@ -100,10 +103,14 @@ impl Pruned {
     }
 }
 
+/// The most freezes that the entry names, so that it is no longer than an entry may be.
+const FREEZES_AT_MOST: usize = 40;
+
 /// What is recorded: the body of that entry.
 #[must_use]
-pub fn body(order: &Order, head: &Head, carried: (u64, u64)) -> entry::Body {
+pub fn body(order: &Order, head: &Head, carried: (u64, u64), freezes: Option<Vec<Freeze>>) -> entry::Body {
     entry::Body::Prune {
+        freezes: freezes.filter(|freezes| freezes.len() <= FREEZES_AT_MOST),
         before: order.before,
         first: head.size,
         root: head.root.to_string(),
@@ -322,11 +329,14 @@ mod tests {
         let head = Head { size: 512, root: leaf_hash(b"x") };
         let order = Order { before: Timestamp::from_micros(0), by: "uid 0".to_owned() };
         let time = Timestamp::from_micros(1);
-        let bytes = entry::encode(700, time, &body(&order, &head, (2, 1))).expect("an entry");
+        let bytes = entry::encode(700, time, &body(&order, &head, (2, 1), Some(Vec::new()))).expect("an entry");
         let read = Pruned::read(700, &bytes).expect("it says so");
         assert_eq!((read.head(), read.carried_outcomes, read.carried_resolutions), (Some(head), 2, 1));
+        assert_eq!(read.freezes, Some(Vec::new()));
         assert!(Pruned::read(701, &bytes).is_err(), "another number");
         let text = String::from_utf8(bytes).expect("text");
+        let earlier = text.replace("\"freezes\":[],", "");
+        assert_eq!(Pruned::read(700, earlier.as_bytes()).expect("an earlier version's").freezes, None);
         for (is, becomes) in
             [("\"prune\"", "\"dry-run\""), ("512", "513"), ("512", "1024"), ("512", "0"), ("=\"", "\"")]
         {

@@ -150,7 +150,7 @@ impl Ledger for Sqlite {
     fn intend(&self, asked: Asked) -> Answer<'_, Intended> {
         let (answer, wait) = oneshot::channel();
         let question = Box::new(Question::from(&asked));
-        let body = Encoded::new(&Body::Intent(asked.intention));
+        let body = Encoded::new(&Body::Intent(asked.into()));
         let asked = body.is_ok_and(|body| self.ops.0.send(Op::Intend(question, body, answer)).is_ok());
         Box::pin(async move { if asked { wait.await.unwrap_or(Intended::Unavailable) } else { Intended::Unavailable } })
     }

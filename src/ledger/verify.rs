@@ -2,6 +2,9 @@
 //!
 //! Pure over what reads a ledger. What is found is the first bad entry by number, in words.
 
+mod admitted;
+mod counters;
+pub(super) mod frozen;
 pub(super) mod order;
 mod standing;
 
@@ -13,6 +16,9 @@ use super::tree::tile::{TILE_WIDTH, Tile};
 use super::tree::{Hash, Head, TileData, Tree, empty_root, leaf_hash};
 use super::{OpenError, ProofReader, READ_AT_MOST, Reader};
 use crate::id::{Origin, RequestId};
+use admitted::Admitted;
+pub use admitted::{KeyRow, SpentRow, Tables};
+use frozen::Frozen;
 use order::Order;
 pub use standing::Standing;
 
@@ -38,8 +44,10 @@ pub struct Report {
     pub kept: Option<Head>,
     /// How many stored tiles were compared; `None`: they are being built anew.
     pub tiles: Option<u64>,
-    /// Whether what the store lists as open and unresolved was compared with the entries.
-    pub standing: bool,
+    /// What the store keeps beside the entries of what they mean was compared with them: what is open, unresolved and
+    /// frozen, idempotency keys, what budgets count. So many of those rows are about what these entries do not say: what
+    /// was pruned, the log before this one, intents of older versions. `None`: it keeps none.
+    pub beyond: Option<u64>,
     /// What was pruned, as a signed entry says: of it there are hashes alone, and they lead to the signed root.
     pub pruned: Option<Gone>,
     /// Intents without an outcome: sequence number and request.
@@ -96,17 +104,21 @@ pub fn verify<L: Reader + ProofReader>(
         heads,
         tree: Tree::new(),
         order: Order::default(),
+        frozen: Frozen::default(),
         row: Vec::new(),
         tiles: 0,
         built: !ledger.is_being_built()?,
     };
     walk.compare_heads()?;
     let pruned = pruned.map(|pruned| walk.pass(pruned, |done| progress(done, length))).transpose()?;
+    let nothing = Tables::default();
+    let tables = standing.as_ref().map_or(&nothing, |standing| &standing.tables);
+    let mut admitted = Admitted::new(tables, pruned.as_ref().map(|gone| &gone.pruned));
     let mut next = walk.tree.size();
     while next < length {
         let until = length.min(next + READ_AT_MOST);
         for (seq, bytes) in ledger.read(next, until)? {
-            walk.see(seq, &bytes)?;
+            walk.see(seq, &bytes, &mut admitted)?;
             if pruned.as_ref().is_some_and(|gone| gone.pruned.seq == seq) && walk.order.awaited() > 0 {
                 let words = "says that more became of pruned requests than is there";
                 return Err(OpenError::Damaged(format!("entry {seq} {words}")));
@@ -125,15 +137,15 @@ pub fn verify<L: Reader + ProofReader>(
             head.size
         )));
     }
-    let Walk { tiles, order, built, .. } = walk;
-    standing.as_ref().map_or(Ok(()), |standing| standing.compare(&order))?;
+    let Walk { tiles, order, frozen, built, .. } = walk;
+    let beyond = standing.as_ref().map(|standing| standing.compare(&order, &frozen, admitted)).transpose()?;
     let kept = kept.map(|(head, _)| head);
     if signed.or(kept).is_none() {
         let words = "the entries are in order, but nothing proves them: none has been signed yet; `serve` signs them";
         return Err(OpenError::Unusable(words.to_owned()));
     }
-    let (origin, tiles, standing) = (key.origin().clone(), built.then_some(tiles), standing.is_some());
-    Ok(Report { origin, entries: length, signed, kept, tiles, standing, pruned, open: order.open() })
+    let (origin, tiles) = (key.origin().clone(), built.then_some(tiles));
+    Ok(Report { origin, entries: length, signed, kept, tiles, beyond, pruned, open: order.open() })
 }
 
 fn open<'a>(note: &str, key: &VerifyingKey, place: &'a str) -> Result<(Head, &'a str), OpenError> {
@@ -149,6 +161,7 @@ struct Walk<'a, L> {
     heads: Vec<(Head, &'a str)>,
     tree: Tree,
     order: Order,
+    frozen: Frozen,
     /// The stored hashes of the entries around the next one.
     row: Vec<Hash>,
     tiles: u64,
@@ -202,16 +215,21 @@ impl<L: Reader + ProofReader> Walk<'_, L> {
             )));
         }
         self.order = Order::after(&pruned);
+        self.frozen = Frozen::after(&pruned);
         Ok(Gone { pruned, hashes })
     }
 
     /// Takes in the next entry.
-    fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), OpenError> {
+    fn see(&mut self, seq: u64, bytes: &[u8], admitted: &mut Admitted<'_>) -> Result<(), OpenError> {
         if seq != self.tree.size() {
             return Err(self.missing());
         }
         let leaf = leaf_hash(bytes);
-        let formal = self.order.see(seq, bytes);
+        let formal = order::read(seq, bytes).and_then(|entry| {
+            self.order.see(&entry)?;
+            self.frozen.see(&entry, bytes)?;
+            admitted.see(&entry)
+        });
         let stored = self.stored_leaf(seq)?;
         let foreign = stored.filter(|stored| *stored != leaf).map(|stored| self.blame(seq, &leaf, &stored));
         let words = match (formal, foreign) {

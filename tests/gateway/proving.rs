@@ -177,7 +177,7 @@ fn what_nobody_touched_verifies_beside_a_running_gateway_and_without_one() {
     let length = again.entries().len();
     assert!(
         words.contains(&format!("{length} entries, root "))
-            && words.contains("as listed")
+            && words.contains("as the entries say")
             && words.contains("search data"),
         "{words}"
     );

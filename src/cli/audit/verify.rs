@@ -184,7 +184,8 @@ fn json(verified: &Verified) -> serde_json::Value {
             "by": gone.pruned.by, "hashes": gone.hashes,
         })),
         "open": open.collect::<Vec<_>>(),
-        "lists_compared": report.standing,
+        "lists_compared": report.beyond.is_some(),
+        "rows_not_compared": report.beyond,
         "search_data_entries": searchable,
         "seconds": seconds,
         "search_data_seconds": search_seconds,
@@ -216,10 +217,17 @@ fn pruned(gone: Option<&Gone>) -> String {
 
 fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> comfy_table::Table {
     let Verified { key, report, seconds, searchable, search_seconds } = verified;
-    let lists = if report.standing { "; in flight and unresolved: as listed" } else { "" };
     let named = report.open.iter().take(NAMED).map(|(seq, id)| format!("entry {seq}, request {id}"));
     let mut open: Vec<String> = named.collect();
-    open.insert(0, format!("{}{lists}", report.open.len()));
+    open.insert(0, report.open.len().to_string());
+    let kept_beside = match report.beyond {
+        None => "nothing".to_owned(),
+        Some(beyond) => {
+            let more = "rows are about what was pruned, an earlier log or an earlier version, and were not compared";
+            let more = if beyond > 0 { format!("; {beyond} {more}") } else { String::new() };
+            format!("in flight, unresolved, frozen, keys, budgets: as the entries say{more}")
+        }
+    };
     if report.open.len() > NAMED {
         open.push("…; audit search --outcome open lists them".to_owned());
     }
@@ -258,6 +266,7 @@ fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> com
         ("kept checkpoint", kept),
         ("key", key),
         ("open intents", open.join("\n")),
+        ("kept beside", kept_beside),
         ("search data", search),
     ];
     page::table(&["what", "found"], rows.map(|(what, found)| vec![what.to_owned(), found]))

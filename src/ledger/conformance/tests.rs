@@ -8,6 +8,8 @@ pub(super) mod instance;
 
 #[path = "tests/admitting.rs"]
 mod admitting;
+#[path = "tests/kept.rs"]
+mod kept;
 
 use super::admission::tests::asked;
 use super::admission::{Answered, Asked, Declined};
@@ -139,7 +141,7 @@ async fn conclude_with(
     answered: Option<Answered>,
 ) -> Result<(), NotRecorded> {
     let request_id = recorded.request_id();
-    let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown };
+    let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown, answer: None };
     ledger.conclude(recorded, outcome, answered).await
 }
 
@@ -344,6 +346,7 @@ use admitting::{
     a_freeze_holds_from_its_entry_on_and_over_a_restart, a_key_replays_its_answer_and_survives_a_restart,
     of_one_target_in_any_spelling_one_intent_is_in_flight,
 };
+use kept::any_row_beside_the_entries_that_is_not_as_they_say_is_found;
 
 /// Each test for each store.
 macro_rules! conform {
@@ -376,4 +379,5 @@ conform! {
     a_key_replays_its_answer_and_survives_a_restart,
     a_freeze_holds_from_its_entry_on_and_over_a_restart,
     a_budget_is_kept_by_many_at_once_and_gives_back_what_was_not_sent,
+    any_row_beside_the_entries_that_is_not_as_they_say_is_found,
 }

@@ -317,22 +317,6 @@ impl ProofReader for PostgresReader {
     }
 
     fn standing(&self) -> Result<Option<Standing>, OpenError> {
-        // One statement, so that all of it is of one moment.
-        const SQL: &str = "
-            SELECT (SELECT coalesce(max(seq) + 1, 0) FROM ledger.entry),
-                ARRAY(SELECT seq FROM ledger.in_flight ORDER BY seq),
-                ARRAY(SELECT request_id FROM ledger.in_flight ORDER BY seq),
-                ARRAY(SELECT seq FROM ledger.unresolved ORDER BY seq)";
-        let standing = self.0.ask(async |client| {
-            let row = client.query_typed_one(SQL, &[]).await?;
-            let (seqs, ids): (Vec<i64>, Vec<String>) = (row.try_get(1)?, row.try_get(2)?);
-            let unresolved: Vec<i64> = row.try_get(3)?;
-            Ok(Standing {
-                length: row.try_get::<_, i64>(0)?.cast_unsigned(),
-                in_flight: seqs.into_iter().map(i64::cast_unsigned).zip(ids).collect(),
-                unresolved: unresolved.into_iter().map(i64::cast_unsigned).collect(),
-            })
-        });
-        Ok(Some(standing?))
+        super::kept::read(&self.0).map(Some)
     }
 }

@@ -46,6 +46,7 @@ pub(super) struct Concluding {
 impl Concluding {
     pub(super) fn new(outcome: Outcome, answered: Option<Answered>) -> serde_json::Result<Self> {
         let end = outcome.outcome;
+        let outcome = Outcome { answer: Answered::mark(answered.as_ref(), end)?, ..outcome };
         Ok(Self { body: Encoded::new(&Body::Outcome(outcome))?, end, answered })
     }
 }

@@ -261,7 +261,7 @@ pub(super) fn in_flight(db: &Connection) -> rusqlite::Result<Vec<(u64, String)>>
     rows.collect()
 }
 
-/// What is listed as open and unresolved, with the length of the ledger in the same moment. A ledger that no process
+/// What is kept beside the entries of what they mean, with the length of the ledger in the same moment. A ledger that no process
 /// has written to since it keeps one of the lists has that one empty.
 pub(super) fn standing(db: &Connection) -> Result<Standing, OpenError> {
     let failed = |e: rusqlite::Error| OpenError::Damaged(format!("the ledger cannot be read: {e}"));
@@ -269,8 +269,10 @@ pub(super) fn standing(db: &Connection) -> Result<Standing, OpenError> {
     let length = length(&snapshot)?;
     let in_flight = in_flight(&snapshot).map_err(failed)?;
     let unresolved = super::unresolved::all(&snapshot).map_err(failed)?;
+    let freezes = standing::freezes(&snapshot)?;
+    let tables = standing::tables(&snapshot).map_err(failed)?;
     snapshot.finish().map_err(failed)?;
-    Ok(Standing { length, in_flight, unresolved })
+    Ok(Standing { length, in_flight, unresolved, freezes, tables })
 }
 
 pub(super) fn begin(db: &Connection) -> rusqlite::Result<()> {

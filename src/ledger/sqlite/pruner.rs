@@ -19,6 +19,7 @@ use crate::ledger::entry::Encoded;
 use crate::ledger::prune::{Edge, Order, Stage, Why, body, latest, whole_bundles};
 use crate::ledger::tree::proof::Prover;
 use crate::ledger::tree::{Head, Tree, leaf_hash};
+use crate::ledger::verify::frozen::Frozen;
 use crate::ledger::verify::order;
 use crate::ledger::{OpenError, READ_AT_MOST, Reader};
 use std::path::PathBuf;
@@ -229,14 +230,14 @@ impl Pruner {
         if let Some(stage) = self.kept_back(first)? {
             return Err(stage);
         }
-        let (mut tree, mut pairs) = match beginning {
-            None => (Tree::new(), order::Order::default()),
+        let (mut tree, mut pairs, mut frozen) = match beginning {
+            None => (Tree::new(), order::Order::default(), Frozen::default()),
             Some((pruned, edge)) => {
                 let head = pruned
                     .head()
                     .ok_or_else(|| OpenError::Damaged("the root of what was pruned is none".to_owned()))?;
                 let tree = Tree::open(&edge, &head).map_err(|e| OpenError::Damaged(e.to_string()))?;
-                (tree, order::Order::after(&pruned))
+                (tree, order::Order::after(&pruned), Frozen::after(&pruned))
             }
         };
         while tree.size() < first {
@@ -246,7 +247,11 @@ impl Pruner {
                 if seq != tree.size() {
                     break;
                 }
-                pairs.see(seq, &bytes).map_err(|what| OpenError::Damaged(format!("entry {seq} {what}")))?;
+                let seen = order::read(seq, &bytes).and_then(|entry| {
+                    pairs.see(&entry)?;
+                    frozen.see(&entry, &bytes)
+                });
+                seen.map_err(|what| OpenError::Damaged(format!("entry {seq} {what}")))?;
                 let _complete = tree.append(leaf_hash(&bytes));
             }
             if tree.size() == from {
@@ -254,7 +259,7 @@ impl Pruner {
             }
         }
         self.compare(&tree.head())?;
-        let body = Encoded::new(&body(order, &tree.head(), pairs.carried()))
+        let body = Encoded::new(&body(order, &tree.head(), pairs.carried(), frozen.all()))
             .map_err(|e| OpenError::Unusable(format!("the entry cannot be written: {e}")))?;
         Ok(Ok(Plan { first, body, edge: Edge::of(&tree) }))
     }

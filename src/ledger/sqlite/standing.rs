@@ -6,9 +6,11 @@
 use super::database::not_encoded;
 use crate::clock::Timestamp;
 use crate::id::RequestId;
+use crate::ledger::OpenError;
 use crate::ledger::admission::{Answered, Decided, KEPT, Kept, Known, Mark, Question, Standing as Stands, decide};
 use crate::ledger::entry::End;
 use crate::ledger::freeze::{Covers, Freeze, Freezes};
+use crate::ledger::verify::{KeyRow, SpentRow, Tables};
 use rusqlite::{Connection, OptionalExtension, Result};
 use std::collections::HashMap;
 
@@ -31,6 +33,51 @@ pub(super) fn set_up(db: &Connection) -> Result<()> {
              PRIMARY KEY (counter, ordinal)
          ) STRICT, WITHOUT ROWID;",
     )
+}
+
+/// What is frozen, each row as it has to be spelt.
+pub(super) fn freezes(db: &Connection) -> std::result::Result<Vec<Freeze>, OpenError> {
+    let read = || -> Result<Vec<(String, String)>> {
+        let mut statement = db.prepare("SELECT covers, freeze FROM freeze ORDER BY covers")?;
+        statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    };
+    let rows = read().map_err(|e| OpenError::Damaged(format!("the freezes cannot be read: {e}")))?;
+    let freeze = |(covers, text): (String, String)| {
+        let freeze: Option<Freeze> = serde_json::from_str(&text).ok();
+        let spelt = freeze.filter(|freeze| freeze.covers.to_string() == covers);
+        spelt.filter(|freeze| serde_json::to_string(freeze).is_ok_and(|again| again == text)).ok_or_else(|| {
+            OpenError::Damaged(format!(
+                "the freeze that is listed of `{}` cannot be read as one",
+                covers.escape_debug()
+            ))
+        })
+    };
+    rows.into_iter().map(freeze).collect()
+}
+
+/// The keys, and what budgets count, to be held against the entries.
+pub(super) fn tables(db: &Connection) -> Result<Tables> {
+    let mut keys = db.prepare("SELECT key, since_us, seq, target, request_id, answered FROM idempotency")?;
+    let keys = keys.query_map([], |row| {
+        let answered: Option<String> = row.get(5)?;
+        Ok(KeyRow {
+            key: Mark::from_bytes(row.get(0)?),
+            since_us: row.get(1)?,
+            seq: row.get(2)?,
+            target: Mark::from_bytes(row.get(3)?),
+            request_id: row.get(4)?,
+            answered: answered.as_deref().map(Mark::of_answer),
+        })
+    })?;
+    let mut ages = db.prepare("SELECT since_us, key FROM idempotency_age")?;
+    let ages = ages.query_map([], |row| Ok((row.get(0)?, Mark::from_bytes(row.get(1)?))))?;
+    let mut spent = db.prepare("SELECT counter, ordinal, time_us, seq FROM spent")?;
+    let spent = spent.query_map([], |row| {
+        let counter = Mark::from_bytes(row.get(0)?);
+        Ok(SpentRow { counter, ordinal: row.get(1)?, time_us: row.get(2)?, seq: row.get(3)? })
+    })?;
+    let (keys, ages) = (keys.collect::<Result<_>>()?, Some(ages.collect::<Result<_>>()?));
+    Ok(Tables { keys, ages, spent: spent.collect::<Result<_>>()?, in_log_order: true })
 }
 
 /// In a log that goes on after another one, the numbers of that one's entries mean nothing.

@@ -118,7 +118,7 @@ mod tests {
 
     async fn conclude(ledger: &Sqlite, recorded: Recorded, end: End) {
         let request_id = recorded.request_id();
-        let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown };
+        let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown, answer: None };
         ledger.conclude(recorded, outcome, None).await.unwrap();
     }
 

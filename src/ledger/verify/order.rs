@@ -2,6 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::id::RequestId;
+use crate::ledger::entry::{CARRIED, Counted};
 use crate::ledger::glance::Text;
 use crate::ledger::prune::Pruned;
 use std::collections::HashMap;
@@ -15,19 +16,58 @@ const SECOND: usize = 19;
 
 /// The members that are looked at, borrowed from the entry's bytes.
 #[derive(serde::Deserialize)]
-struct Members<'a> {
+pub(in crate::ledger) struct Members<'a> {
     v: u64,
-    seq: u64,
+    pub(super) seq: u64,
     #[serde(borrow)]
-    time: Text<'a>,
+    pub(super) time: Text<'a>,
     #[serde(borrow)]
-    kind: Text<'a>,
+    pub(super) kind: Text<'a>,
     #[serde(borrow, default)]
-    request_id: Text<'a>,
+    pub(super) request_id: Text<'a>,
     #[serde(borrow, default)]
-    outcome: Text<'a>,
+    pub(super) outcome: Text<'a>,
     #[serde(borrow, default)]
     resolution: Text<'a>,
+    #[serde(borrow, default)]
+    pub(super) caller: Text<'a>,
+    #[serde(borrow, default)]
+    pub(super) session: Text<'a>,
+    #[serde(borrow, default)]
+    pub(super) group: Text<'a>,
+    #[serde(borrow, default)]
+    pub(super) key: Text<'a>,
+    pub(super) budgets: Option<Counted>,
+    #[serde(borrow, default)]
+    pub(super) answer: Text<'a>,
+    /// It was taken over from another log. An earlier version could have said so twice.
+    #[serde(skip)]
+    pub(super) is_carried: bool,
+    /// The log before this one.
+    pub(super) previous: Option<Previous>,
+}
+
+/// What the first entry of a log says about the one before it.
+#[derive(serde::Deserialize)]
+pub(super) struct Previous {
+    /// How many freezes follow; a version before this one took them over without a word.
+    pub(super) freezes: Option<u64>,
+}
+
+/// Reads the entry of that number, or says what it is instead.
+pub(in crate::ledger) fn read(seq: u64, bytes: &[u8]) -> Result<Members<'_>, String> {
+    if bytes.len() > LONGEST {
+        return Err(format!("has {} bytes; {LONGEST} is the most", bytes.len()));
+    }
+    let mut entry: Members<'_> = serde_json::from_slice(bytes).map_err(|e| format!("cannot be read: {e}"))?;
+    if entry.seq != seq {
+        return Err(format!("says that it is entry {}", entry.seq));
+    }
+    if entry.v != VERSION {
+        return Err(format!("is of version {}; this program knows version {VERSION}", entry.v));
+    }
+    entry.is_carried = bytes.ends_with(b"}}") && std::str::from_utf8(bytes).is_ok_and(|text| text.contains(CARRIED));
+    Ok(entry)
 }
 
 /// What the entries so far mean for the next one.
@@ -57,20 +97,10 @@ impl Order {
         self.carried.0
     }
 
-    /// Takes the next entry in, or says what it is or does instead of what it should.
-    pub(in crate::ledger) fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), String> {
-        if bytes.len() > LONGEST {
-            return Err(format!("has {} bytes; {LONGEST} is the most", bytes.len()));
-        }
-        let entry: Members<'_> = serde_json::from_slice(bytes).map_err(|e| format!("cannot be read: {e}"))?;
-        if entry.seq != seq {
-            return Err(format!("says that it is entry {}", entry.seq));
-        }
-        if entry.v != VERSION {
-            return Err(format!("is of version {}; this program knows version {VERSION}", entry.v));
-        }
+    /// Takes the next entry in, or says what it does instead of what it should.
+    pub(in crate::ledger) fn see(&mut self, entry: &Members<'_>) -> Result<(), String> {
         self.see_time(&entry.time)?;
-        self.pair(seq, &entry)
+        self.pair(entry.seq, entry)
     }
 
     fn see_time(&mut self, time: &str) -> Result<(), String> {

@@ -1,7 +1,10 @@
 //! What a store keeps beside the entries of what they mean: it has to be exactly that.
 
+use super::admitted::{Admitted, Tables};
+use super::frozen::Frozen;
 use super::order::Order;
 use crate::ledger::OpenError;
+use crate::ledger::freeze::Freeze;
 
 /// What waits for something, as the store has it, all of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -13,11 +16,21 @@ pub struct Standing {
     /// What the store takes for intents whose outcome is `unknown` and that have no resolution: their numbers,
     /// ascending.
     pub unresolved: Vec<u64>,
+    /// What the store takes for frozen.
+    pub freezes: Vec<Freeze>,
+    /// What it decides about intents by.
+    pub tables: Tables,
 }
 
 impl Standing {
-    /// Holds it against what the entries say.
-    pub(super) fn compare(&self, order: &Order) -> Result<(), OpenError> {
+    /// Holds it against what the entries say. Returns how many rows are about what they do not say.
+    pub(super) fn compare(&self, order: &Order, frozen: &Frozen, admitted: Admitted<'_>) -> Result<u64, OpenError> {
+        self.compare_waiting(order)?;
+        let beyond = frozen.compare(&self.freezes).and_then(|beyond| Ok(beyond + admitted.compare()?));
+        beyond.map_err(OpenError::Damaged)
+    }
+
+    fn compare_waiting(&self, order: &Order) -> Result<(), OpenError> {
         let open = order.open().into_iter().map(|(seq, id)| (seq, id.to_string()));
         let words = match first_difference(&self.in_flight, &open.collect::<Vec<_>>()) {
             Some(Difference::Extra((seq, id))) => Some(format!(

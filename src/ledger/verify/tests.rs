@@ -8,6 +8,7 @@ use crate::ledger::tree::proof::Tiles;
 use crate::ledger::{Entries, search, stats};
 use proptest::prelude::*;
 
+mod admitted;
 mod pruned;
 
 /// Every third request ends unknown, and every second of those has a resolution: entries in a row, 0 to `size`.

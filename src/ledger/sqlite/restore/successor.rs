@@ -1,5 +1,5 @@
 //! The log that begins where the old one lost entries. Its first entry says so; then come, each with an outcome, the
-//! intents of which the old log does not tell the end.
+//! intents of which the old log does not tell the end; then what was frozen in it.
 
 use super::Known;
 use crate::clock::Timestamp;
@@ -37,6 +37,7 @@ pub(super) fn begin(
     let source = database::open_to_read(archive)?;
     let carried = carried(&source)?;
     let count = carried.len() as u64;
+    let freezes = standing::freezes(&source)?;
     let previous = Previous {
         origin: old.origin().clone(),
         restored: restored.size,
@@ -44,6 +45,7 @@ pub(super) fn begin(
         signed: newest.map(|newest| newest.head.size),
         checkpoint: newest.map(|newest| newest.note.clone()),
         carried: count,
+        freezes: freezes.len() as u64,
     };
     let time = latest(&source)?.max(Timestamp::now());
     let mut log = Log { db: database::open_to_write(staging)?, tree: Tree::new() };
@@ -62,6 +64,10 @@ pub(super) fn begin(
             let outcome = Body::Outcome(Outcome::unknown(request_id));
             tiles.extend(log.append(&encode(intent + 1, time, &outcome).map_err(unfit)?).map_err(failed)?);
             unresolved::wait(&log.db, intent, time, 0).map_err(failed)?;
+        }
+        for freeze in freezes {
+            let bytes = encode(log.tree.size(), time, &Body::Freeze(freeze)).map_err(unfit)?;
+            tiles.extend(log.append(&bytes).map_err(failed)?);
         }
         take_over(&source, &log.db).map_err(failed)?;
         database::commit(&log.db).map_err(failed)
@@ -123,8 +129,10 @@ fn latest(source: &Connection) -> Result<Timestamp, OpenError> {
 /// Whether a ledger is as a restore has made it: then the process before this one did not end without a word.
 pub(in crate::ledger::sqlite) fn is_untouched(db: &Connection, length: u64) -> Result<bool, OpenError> {
     let first = database::entry(db, 0)?.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
-    let carried = first.as_ref().and_then(|entry| entry.get("previous")?.get("carried")?.as_u64());
-    Ok(carried.is_some_and(|carried| carried.saturating_mul(2).saturating_add(1) == length))
+    let number = |name| first.as_ref().and_then(|entry| entry.get("previous")?.get(name)?.as_u64());
+    // The outcomes of the intents follow these, and an earlier version took freezes over without a word.
+    let freezes = number("freezes").unwrap_or(0);
+    Ok(number("carried").is_some_and(|carried| carried.saturating_mul(2).saturating_add(freezes + 1) == length))
 }
 
 #[cfg(test)]

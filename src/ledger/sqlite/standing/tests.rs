@@ -43,7 +43,7 @@ async fn declined(ledger: &Sqlite, asked: Asked) -> Declined {
 
 async fn conclude(ledger: &Sqlite, recorded: Recorded, end: End, answered: Option<Answered>) {
     let request_id = recorded.request_id();
-    let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown };
+    let outcome = Outcome { request_id, outcome: end, status: None, code: None, sent: Sent::Unknown, answer: None };
     ledger.conclude(recorded, outcome, answered).await.unwrap();
 }
 

@@ -18,7 +18,7 @@ impl Shorter {
         let mut all = entries(size);
         let (mut pairs, mut tree) = (order::Order::default(), Tree::new());
         for (seq, bytes) in &all[..usize::try_from(first).unwrap()] {
-            pairs.see(*seq, bytes).expect("an entry");
+            pairs.see(&order::read(*seq, bytes).expect("an entry")).expect("in order");
             let _complete = tree.append(leaf_hash(bytes));
         }
         let mut carried = pairs.carried();
@@ -26,7 +26,7 @@ impl Shorter {
         let order = prune::Order { before: Timestamp::from_micros(0), by: "uid 0".to_owned() };
         let last: serde_json::Value = serde_json::from_slice(&all.last().expect("one").1).expect("JSON");
         let time = Timestamp::parse(last["time"].as_str().expect("a time")).expect("a time");
-        let body = prune::body(&order, &tree.head(), carried);
+        let body = prune::body(&order, &tree.head(), carried, Some(Vec::new()));
         all.push((size, crate::ledger::entry::encode(size, time, &body).expect("an entry")));
         Self { log: Log::signed(all, signed, &key(7)), first, seq: size }
     }
@@ -142,7 +142,9 @@ fn what_became_of_pruned_requests_is_counted_and_nothing_more_is_let_pass() {
     // A boundary that parts an intent from its outcome.
     let parts = |first: &u64| {
         let mut pairs = order::Order::default();
-        entries(*first).iter().for_each(|(seq, bytes)| pairs.see(*seq, bytes).expect("an entry"));
+        entries(*first)
+            .iter()
+            .for_each(|(seq, bytes)| pairs.see(&order::read(*seq, bytes).expect("an entry")).expect("in order"));
         pairs.carried().0 == 1
     };
     let first = (1..40).map(|bundles| bundles * 256).find(parts).expect("there is one");
