@@ -81,6 +81,8 @@ mod requests;
 mod resolving;
 #[path = "gateway/restoring.rs"]
 mod restoring;
+#[path = "gateway/restoring_again.rs"]
+mod restoring_again;
 #[path = "gateway/running.rs"]
 mod running;
 #[path = "gateway/sandbox.rs"]

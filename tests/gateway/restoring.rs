@@ -7,40 +7,45 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-fn said(output: &Output) -> (Option<i32>, String) {
+pub fn said(output: &Output) -> (Option<i32>, String) {
     let both = [&output.stdout[..], &output.stderr].concat();
     (output.status.code(), String::from_utf8(both).unwrap())
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn copy_all(from: &Path, to: &Path) {
+pub fn copy_all(from: &Path, to: &Path) {
     assert!(Command::new("cp").args(["-a", text(from), text(to)]).status().unwrap().success());
 }
 
-fn exported(config: &Path, options: &[&str]) -> Vec<Value> {
+pub fn exported(config: &Path, options: &[&str]) -> Vec<Value> {
     let (code, text) = said(&command(&[&["audit", "export"], options].concat(), config));
     assert_eq!(code, Some(0), "{text}");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A gateway that has deleted, was backed up while a request was open and one unknown, has deleted more, and stopped.
-struct Past {
-    gateway: Gateway,
-    text: String,
-    backup: PathBuf,
-    elsewhere: PathBuf,
-    old_key: String,
+pub struct Past {
+    pub gateway: Gateway,
+    pub text: String,
+    pub backup: PathBuf,
+    pub elsewhere: PathBuf,
+    pub old_key: String,
     /// The request that was proven before the backup, and where its receipts are.
-    receipts: PathBuf,
+    pub receipts: PathBuf,
 }
 
 impl Past {
-    fn new(provider: &Provider) -> Self {
-        let sections = [("ledger", "origin = \"gateway.example/log\"\ncheckpoint_copy = \"elsewhere\"")];
-        let text = configuration(&provider.url(), &sections, &caller("moderation", TOKEN, ""));
+    pub fn new(provider: &Provider) -> Self {
+        Self::with(provider, "")
+    }
+
+    /// With more lines for `[ledger]`.
+    pub fn with(provider: &Provider, more: &str) -> Self {
+        let lines = format!("origin = \"gateway.example/log\"\ncheckpoint_copy = \"elsewhere\"\n{more}");
+        let text = configuration(&provider.url(), &[("ledger", &lines)], &caller("moderation", TOKEN, ""));
         let mut gateway = Gateway::with(&text);
         let id = delete(gateway.listen, TARGET, TOKEN).header("x-request-id").unwrap().to_owned();
         let receipts = gateway.folder.path().join("receipts");
@@ -67,41 +72,52 @@ impl Past {
         Self { gateway, text, backup, elsewhere, old_key, receipts }
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.gateway.config()
     }
 
-    fn ledger(&self) -> PathBuf {
+    pub fn ledger(&self) -> PathBuf {
         self.gateway.folder.path().join("ledger")
     }
 
-    fn restore(&self, options: &[&str]) -> (Option<i32>, String) {
+    pub fn restore(&self, options: &[&str]) -> (Option<i32>, String) {
         let from = ["audit", "restore", "--from", text(&self.backup)];
         said(&command(&[&from, options].concat(), &self.config()))
     }
 
-    fn verify(&self, options: &[&str]) -> (Option<i32>, String) {
+    pub fn verify(&self, options: &[&str]) -> (Option<i32>, String) {
         said(&command(&[&["audit", "verify"], options].concat(), &self.config()))
     }
 
     /// The receipts from before the backup, with the old log's key.
     fn receipts_verify(&self) {
-        let files = std::fs::read_dir(&self.receipts).unwrap().flatten().map(|file| file.path());
-        let entries: Vec<PathBuf> = files.filter(|file| file.extension().is_some_and(|end| end == "entry")).collect();
-        assert_eq!(entries.len(), 2);
-        for entry in entries {
-            let proof = entry.with_extension("tlog-proof");
-            let options = ["audit", "verify", "--receipt", text(&entry), text(&proof), "--vkey", &self.old_key];
-            assert_eq!(said(&Command::new(BINARY).args(options).output().unwrap()).0, Some(0));
-        }
+        assert_eq!(verify_receipts(&self.receipts, &self.old_key), [Some(0); 2]);
     }
 
-    fn serve(&self) -> Gateway {
+    /// The key of the log that is there now.
+    pub fn key(&self) -> String {
+        let key = command(&["audit", "checkpoint", "--vkey"], &self.config());
+        String::from_utf8(key.stdout).unwrap().lines().last().unwrap().to_owned()
+    }
+
+    pub fn serve(&self) -> Gateway {
         Gateway::in_folder(self.gateway.folder.clone(), &self.text, &[])
     }
 }
 
-fn exported_length(backup: &Path) -> usize {
+/// How each receipt of a folder verifies with a key, offline.
+pub fn verify_receipts(receipts: &Path, key: &str) -> Vec<Option<i32>> {
+    let files = std::fs::read_dir(receipts).unwrap().flatten().map(|file| file.path());
+    let entries = files.filter(|file| file.extension().is_some_and(|end| end == "entry"));
+    let verify = |entry: PathBuf| {
+        let proof = entry.with_extension("tlog-proof");
+        let options = ["audit", "verify", "--receipt", text(&entry), text(&proof), "--vkey", key];
+        said(&Command::new(BINARY).args(options).output().unwrap()).0
+    };
+    entries.map(verify).collect()
+}
+
+pub fn exported_length(backup: &Path) -> usize {
     let script =
         "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM entry').fetchone()[0])";
     let counted = Command::new("python3").args(["-c", script]).arg(backup).output().unwrap();
