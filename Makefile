@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak lint fmt bench bench-asking bench-append bench-growth bench-replicas demo image deny deny-advisories
+.PHONY: help test soak lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-growth: ## Measure whether the ledger's size costs anything: at 0, 1 and 1
 
 bench-replicas: ## Measure what three replicas record in one PostgreSQL, beside one, and beside batches of one
 	bash benches/replicas.sh
+
+bench-prune: ## Measure what pruning ENTRIES entries (default 1,000,000) costs, and how long deletions wait meanwhile
+	bash benches/prune.sh
 
 demo: ## Show the gateway at work against the stand-in provider
 	cargo run --locked --quiet -- demo

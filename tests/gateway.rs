@@ -67,6 +67,8 @@ mod proving;
 mod proxied;
 #[path = "gateway/prune.rs"]
 mod prune;
+#[path = "gateway/prune_full.rs"]
+mod prune_full;
 #[path = "gateway/record.rs"]
 mod record;
 #[path = "gateway/redis.rs"]

@@ -5,7 +5,10 @@ use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{Response, delete, exchange, response};
 use serde_json::{Value, json};
-use std::process::Output;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -150,6 +153,35 @@ fn a_socket_that_goes_away_meanwhile_is_no_sign_that_all_is_over() {
         assert_eq!(output.status.code(), Some(69), "{}", said(&output));
         assert!(said(&output).contains(&format!("process {}", gateway.process_id())), "{}", said(&output));
     }
+}
+
+#[test]
+fn who_neither_serves_nor_is_root_is_not_heard_by_the_control_socket() {
+    const ASK: &str = "import os, socket, sys
+os.setgroups([]), os.setresgid(65534, 65534, 65534), os.setresuid(65534, 65534, 65534)
+asking = socket.socket(socket.AF_UNIX)
+asking.connect(sys.argv[1])
+asking.sendall(b'{\"verb\":\"freeze\",\"covers\":{\"covers\":\"all\"},\"until\":null,\"reason\":\"x\"}\\n')
+print(asking.recv(65536).decode())";
+    let provider = Provider::start();
+    let gateway = Gateway::with(&two(&provider));
+    let ledger = gateway.folder.path().join("ledger");
+    let socket = ledger.join("control.sock");
+    let open = |path: &Path, mode| std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o077, 0, "its user alone can reach it");
+    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+        // Modes are not all: whoever gets to it all the same is asked for.
+        open(gateway.folder.path(), 0o755);
+        open(&ledger, 0o755);
+        let asked = || said(&Command::new("python3").args(["-c", ASK]).arg(&socket).output().unwrap());
+        assert!(asked().contains("PermissionError"), "{}", asked());
+        open(&socket, 0o666);
+        assert!(asked().contains("only the user that serves, and root, may ask"), "{}", asked());
+    }
+    assert_eq!(gateway.of_kind("freeze").len(), 0);
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    let output = command(&["freeze", "--all", "--reason", "x"], &gateway.config());
+    assert_eq!(output.status.code(), Some(0), "who serves is heard: {}", said(&output));
 }
 
 #[test]

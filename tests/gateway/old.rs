@@ -69,24 +69,35 @@ db.execute("PRAGMA wal_checkpoint(TRUNCATE)"); db.close()
 
 /// A ledger with old entries and new ones, that a gateway serves.
 pub struct Old {
-    _provider: Provider,
+    pub provider: Provider,
     pub folder: Arc<tempfile::TempDir>,
     pub text: String,
+    ledger: PathBuf,
 }
 
 impl Old {
     pub fn new(old: usize, new: usize, retention: &str) -> Self {
+        Self::at(None, old, new, retention)
+    }
+
+    /// With its ledger on a disk of its own.
+    pub fn at(disk: Option<&Path>, old: usize, new: usize, retention: &str) -> Self {
         let provider = Provider::start();
         let staff = format!(
             "[[ops.operators]]\nname = \"eve\"\nrole = \"auditor\"\ntoken_sha256 = [\"{}\"]\n",
             sha256(AUDITOR)
         );
         let lines = format!("origin = \"gateway.example/log\"\nreserve_kib = 64\n{retention}");
-        let text =
+        let mut text =
             configuration(&provider.url(), &[("ops", &staff), ("ledger", &lines)], &caller("moderation", TOKEN, ""));
+        if let Some(disk) = disk {
+            text = text.replace("path = \"ledger\"", &format!("path = \"{}/ledger\"", disk.display()));
+        }
         let mut gateway = Gateway::with(&text);
         assert!(gateway.stop().success());
-        let old = Self { _provider: provider, folder: gateway.folder.clone(), text }.seeded(old, new);
+        let folder = gateway.folder.clone();
+        let ledger = disk.unwrap_or(folder.path()).join("ledger");
+        let old = Self { provider, folder, text, ledger }.seeded(old, new);
         drop(gateway);
         old
     }
@@ -105,7 +116,7 @@ impl Old {
     }
 
     pub fn ledger(&self) -> PathBuf {
-        self.folder.path().join("ledger")
+        self.ledger.clone()
     }
 
     pub fn config(&self) -> PathBuf {
