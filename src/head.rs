@@ -242,6 +242,7 @@ impl Progress {
 fn request_line(line: &[u8]) -> Result<(), HeadFault> {
     let mut parts = line.split(|b| *b == b' ');
     match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(method), ..) if !could_be_method(method) => malformed("the request line is malformed"),
         (Some(_), Some(target), Some(_), None) if target.len() > MAX_TARGET => Err(HeadFault::TargetTooLong),
         (Some(_), Some(_), Some(b"HTTP/1.1"), None) => Ok(()),
         (Some(_), Some(_), Some(version), None) if version.starts_with(b"HTTP/") => {
@@ -251,9 +252,15 @@ fn request_line(line: &[u8]) -> Result<(), HeadFault> {
     }
 }
 
+/// Asked of a line that is whole and of one that is not, so that where the bytes were cut decides nothing.
+fn could_be_method(method: &[u8]) -> bool {
+    method.len() <= MAX_METHOD && method.iter().all(u8::is_ascii_graphic)
+}
+
 fn unfinished_line(line: &[u8]) -> Result<(), HeadFault> {
     let method = line.split(|b| *b == b' ').next().unwrap_or_default();
-    if method.len() > MAX_METHOD || !method.iter().all(|b| b.is_ascii_graphic() || *b == b'\r') {
+    // What may still become the line's end is not of the method.
+    if !could_be_method(method.strip_suffix(b"\r").unwrap_or(method)) {
         return malformed("the request line is malformed");
     }
     if line.len() > MAX_LINE { Err(HeadFault::TargetTooLong) } else { Ok(()) }
@@ -366,13 +373,24 @@ mod tests {
         assert!(with(&"A: b\r\n".repeat(63)).is_ok());
     }
 
+    #[test]
+    fn a_method_is_judged_alike_whether_its_line_is_whole_or_not() {
+        for method in ["M".repeat(33), "D\u{e9}LETE".into(), "DEL\x01ETE".into()] {
+            let text = format!("{method} /a HTTP/1.1\r\nHost: gw\r\n\r\n");
+            let whole = Progress::default().advance(text.as_bytes());
+            let cut = Progress::default().advance(&text.as_bytes()[..text.find(' ').unwrap()]);
+            assert!(whole.is_err() && whole == cut, "{method:?} {whole:?} {cut:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn where_the_bytes_are_cut_never_changes_the_verdict(
             bytes in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b' '), Just(b':'), any::<u8>()], 0..200),
+            method in "[ -~é]{0,40}",
             cut in 0usize..200,
         ) {
-            let mut text = LINE.as_bytes().to_vec();
+            let mut text = if method.is_empty() { LINE.into() } else { LINE.replace("DELETE", &method).into_bytes() };
             text.extend(&bytes);
             let whole = Progress::default().advance(&text);
             let mut progress = Progress::default();
