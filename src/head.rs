@@ -55,6 +55,10 @@ impl fmt::Display for HeadFault {
     }
 }
 
+/// Fields of which nothing else may remind: a reader that takes `_` for `-`, or drops either, would see a body there, or
+/// a dry run, that is none here.
+const UNMISTAKABLE: [&str; 3] = ["content-length", "transfer-encoding", "x-dry-run"];
+
 const fn malformed<T>(what: &'static str) -> Result<T, HeadFault> {
     Err(HeadFault::Malformed(what))
 }
@@ -122,6 +126,7 @@ impl Head {
         if !target.bytes().all(|b| b.is_ascii_graphic()) {
             return malformed("the request target holds a byte that is not visible ASCII");
         }
+        names(request.headers)?;
         framing(request.headers)?;
         host(request.headers)?;
         let (method, target, close) = (method.to_owned(), target.to_owned(), closes(request.headers));
@@ -142,6 +147,19 @@ fn in_words(error: httparse::Error) -> &'static str {
 
 fn named<'a>(fields: &'a [httparse::Header<'a>], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+}
+
+fn names(fields: &[httparse::Header<'_>]) -> Result<(), HeadFault> {
+    fn letters(name: &str) -> impl Iterator<Item = u8> {
+        name.bytes().filter(u8::is_ascii_alphanumeric).map(|b| b.to_ascii_lowercase())
+    }
+    let reminds = |name: &str| {
+        UNMISTAKABLE.iter().any(|known| !name.eq_ignore_ascii_case(known) && letters(name).eq(letters(known)))
+    };
+    if fields.iter().any(|field| reminds(field.name)) {
+        return malformed("a header field name can be taken for `Content-Length`, `Transfer-Encoding` or `X-Dry-Run`");
+    }
+    Ok(())
 }
 
 /// RFC 9112 §6: no body at all, and nothing that two readers could take for one.
@@ -336,6 +354,25 @@ mod tests {
     fn field_lines_are_strict() {
         for field in ["A : b\r\n", " A: b\r\n", "A: b\r\n c\r\n", ": b\r\n", "A\r\n", "A: b\0c\r\n", "A: \x0b\r\n"] {
             assert!(matches!(with(field), Err(HeadFault::Malformed(_))), "{field:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_can_be_taken_for_one_of_a_body_or_a_dry_run_are_refused() {
+        for name in [
+            "Content_Length",
+            "ContentLength",
+            "CONTENT--LENGTH",
+            "Transfer_Encoding",
+            "Transfer.Encoding",
+            "-Transfer-Encoding",
+            "X_Dry_Run",
+            "X-DryRun",
+        ] {
+            assert!(matches!(with(&format!("{name}: 0\r\n")), Err(HeadFault::Malformed(_))), "{name}");
+        }
+        for name in ["Content-Lengths", "X-Content-Length", "Accept-Transfer-Encoding", "X-Dry-Run-Id", "Dry-Run"] {
+            assert!(with(&format!("{name}: 0\r\n")).is_ok(), "{name}");
         }
     }
 
