@@ -208,7 +208,11 @@ impl Operators {
 /// The token of `Bearer <token68>`, nothing else.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked(6)?;
-    let token = rest.strip_prefix(b" ")?.trim_ascii_start();
+    let mut token = rest.strip_prefix(b" ")?;
+    // RFC 9110 §11.4: any number of spaces, and no other white space.
+    while let Some(after) = token.strip_prefix(b" ") {
+        token = after;
+    }
     let fits = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
     (scheme.eq_ignore_ascii_case(b"bearer") && !token.is_empty() && token.iter().all(fits)).then_some(token)
 }
@@ -288,6 +292,7 @@ mod tests {
             &[&good[..good.len() - 1]],
             &["Bearer wgt_unknown"],
             &[&format!("Bearer\t{token}")],
+            &[&format!("Bearer \t{token}")],
         ] {
             assert!(matches!(ask(&identity, values), Err(Refused::Unauthenticated(_))), "{}", values.len());
         }
