@@ -19,6 +19,8 @@ mod clients;
 mod cluster;
 #[path = "gateway/configuration.rs"]
 mod configuration;
+#[path = "gateway/corpus.rs"]
+mod corpus;
 #[path = "gateway/crash.rs"]
 mod crash;
 #[path = "gateway/crowding.rs"]
@@ -31,6 +33,8 @@ mod faults;
 mod freezing;
 #[path = "gateway/full.rs"]
 mod full;
+#[path = "gateway/hostile.rs"]
+mod hostile;
 #[path = "gateway/injected.rs"]
 mod injected;
 #[path = "postgres/instance.rs"]

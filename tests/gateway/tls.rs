@@ -7,21 +7,21 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
-const TLS: &str = "tls = { certificate_file = \"chain.pem\", key_file = \"chain.key\" }";
+pub const TLS: &str = "tls = { certificate_file = \"chain.pem\", key_file = \"chain.key\" }";
 
 /// Writes a new certificate for `localhost` and its key.
-fn certify(folder: &Path) {
+pub fn certify(folder: &Path) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(folder.join("chain.pem"), made.cert.pem()).unwrap();
     std::fs::write(folder.join("chain.key"), made.signing_key.serialize_pem()).unwrap();
 }
 
-/// One request by a client that trusts `trusted` alone; the error of its handshake otherwise.
-fn ask(to: SocketAddr, trusted: &Path, alpn: &[u8], bytes: &str) -> Result<Response, String> {
+/// A session of a client that trusts `trusted` alone.
+pub fn session(over: TcpStream, trusted: &Path, alpn: &[u8]) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -29,7 +29,12 @@ fn ask(to: SocketAddr, trusted: &Path, alpn: &[u8], bytes: &str) -> Result<Respo
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
     let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    let mut stream = StreamOwned::new(connection, connect(to));
+    StreamOwned::new(connection, over)
+}
+
+/// One request by such a client; the error of its handshake otherwise.
+fn ask(to: SocketAddr, trusted: &Path, alpn: &[u8], bytes: &str) -> Result<Response, String> {
+    let mut stream = session(connect(to), trusted, alpn);
     stream.write_all(bytes.as_bytes()).map_err(|e| e.to_string())?;
     response(&mut stream).ok_or_else(|| "closed".to_owned())
 }
