@@ -31,6 +31,8 @@ mod erratic;
 mod faults;
 #[path = "gateway/freezing.rs"]
 mod freezing;
+#[path = "gateway/fronted.rs"]
+mod fronted;
 #[path = "gateway/full.rs"]
 mod full;
 #[path = "gateway/hostile.rs"]

@@ -25,6 +25,8 @@ need strace strace
 need systemd-analyze systemd
 need redis-server redis-server
 need haproxy haproxy
+need nginx nginx-light
+need apache2 apache2-bin
 need openssl openssl
 need psql postgresql
 need slowhttptest slowhttptest
