@@ -14,14 +14,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// What hyper reads in the place of a head. It has to know two things: whether the connection goes on, and
-/// whether the answer to this method has a body.
-fn stand_in(judged: Result<&Head, HeadFault>, last: bool) -> &'static [u8] {
-    match judged {
-        Ok(head) if head.method() == "HEAD" => b"HEAD / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
-        Ok(head) if !last && !head.wants_close() => b"DELETE / HTTP/1.1\r\nhost: gateway\r\n\r\n",
-        Ok(_) | Err(_) => b"DELETE / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
+/// What hyper reads in the place of a head. It has to know two things: whether the answer has a body, which to HEAD it
+/// never has, and whether the connection goes on.
+fn stand_in(to_head: bool, goes_on: bool) -> &'static [u8] {
+    match (to_head, goes_on) {
+        (true, _) => b"HEAD / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
+        (false, true) => b"DELETE / HTTP/1.1\r\nhost: gateway\r\n\r\n",
+        (false, false) => b"DELETE / HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n",
     }
+}
+
+/// Whether a head that is no good one asks as HEAD does: its caller reads no body either.
+fn is_of_head(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"HEAD ")
 }
 
 /// How much a refused caller may still send before its connection is cut, and for how long. Closing
@@ -143,9 +148,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
     }
 
-    fn refuse(&mut self, fault: HeadFault) {
+    fn refuse(&mut self, fault: HeadFault, to_head: bool) {
         self.desk.leave(Err(fault));
-        self.judged = stand_in(Err(fault), true);
+        self.judged = stand_in(to_head, false);
         self.handed = 0;
         self.ended = true;
         self.refused = true;
@@ -162,16 +167,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
         match self.progress.advance(&self.arrived) {
             Ok(None) => return false,
-            Err(fault) => self.refuse(fault),
+            Err(fault) => self.refuse(fault, is_of_head(&self.arrived)),
             Ok(Some(length)) => {
                 let rest = self.arrived.split_off(length);
                 let bytes = std::mem::replace(&mut self.arrived, rest);
                 match Head::parse(&bytes) {
-                    Err(fault) => self.refuse(fault),
+                    Err(fault) => self.refuse(fault, is_of_head(&bytes)),
                     Ok(head) => {
                         let last = self.desk.is_stopped();
-                        self.judged = stand_in(Ok(&head), last);
                         self.ended = last || head.wants_close();
+                        self.judged = stand_in(head.method() == "HEAD", !self.ended);
                         self.desk.leave(Ok(head));
                         self.handed = 0;
                         self.progress = Progress::default();
@@ -202,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.arrived.extend_from_slice(buffer.filled()),
                 Poll::Ready(Ok(())) if self.arrived.is_empty() => return Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(())) => {
-                    self.refuse(HeadFault::Malformed("the request head ends early"));
+                    self.refuse(HeadFault::Malformed("the request head ends early"), is_of_head(&self.arrived));
                     return Poll::Ready(Ok(true));
                 }
                 Poll::Pending if self.arrived.is_empty() && self.desk.is_stopped() => return Poll::Ready(Ok(false)),
@@ -211,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                     if self.arrived.is_empty() {
                         return Poll::Ready(Ok(false));
                     }
-                    self.refuse(HeadFault::TooSlow);
+                    self.refuse(HeadFault::TooSlow, is_of_head(&self.arrived));
                     return Poll::Ready(Ok(true));
                 }
             }
