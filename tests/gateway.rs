@@ -27,6 +27,8 @@ mod crash;
 mod crowding;
 #[path = "gateway/erratic.rs"]
 mod erratic;
+#[path = "gateway/desync.rs"]
+mod desync;
 #[path = "gateway/faults.rs"]
 mod faults;
 #[path = "gateway/freezing.rs"]

