@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories
+.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,10 +14,15 @@ help: ## List the targets
 test: ## Everything that must hold before a change goes in
 	bash tests/setup.sh
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo nextest run --locked
 	cargo test --locked --doc
+	bash fuzz/run.sh fixed
 	bash tests/deploy.sh
+
+fuzz: ## Fuzz for TIME seconds a target (default 600), guided by coverage
+	bash fuzz/run.sh long $(or $(TIME),600)
 
 soak: ## The tests by chance in full: kills, signals, faults of calls, provider, callers, policies, Redis (WASEND_SEED=N repeats one)
 	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|crowding|full|injected|misplayed|mutated|power|reloading|replicas|signalled)::|^shared_rates::whatever_/)'

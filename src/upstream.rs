@@ -8,7 +8,7 @@ mod backoff;
 mod picture;
 mod resolver;
 
-pub use answer::Confirmed;
+pub use answer::{Confirmed, retry_after};
 pub use picture::Picture;
 
 use crate::clock::{Moment, moment};

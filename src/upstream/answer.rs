@@ -100,8 +100,9 @@ fn message(json: &serde_json::Value) -> Option<String> {
     (!plain.is_empty()).then_some(plain)
 }
 
-/// `Retry-After` in both forms (RFC 9110 §10.2.3) as seconds from now, at most an hour.
-pub(super) fn retry_after(text: &str) -> Option<u64> {
+/// `Retry-After` in both forms (RFC 9110 §10.2.3) as seconds from now, 1 to 3,600; `None`: it is in neither.
+#[must_use]
+pub fn retry_after(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let seconds = if digits {
         text.parse().unwrap_or(u64::MAX)
