@@ -237,11 +237,12 @@ impl Upstream {
         if left < self.connect_timeout + LEAST_TO_ANSWER {
             return Err(Failed::TooLateToSend);
         }
+        let key = answer::Key::of(&prepared.0);
         let exchange = async {
             failpoint::hit("send");
             let response = self.client.execute(prepared.0).await.map_err(|e| answer::failed(&e))?;
             failpoint::hit("answer-begun");
-            answer::judge(response, self.confirm).await
+            answer::judge(response, self.confirm, &key).await
         };
         let result = tokio::time::timeout_at(deadline.into(), exchange).await;
         let result = result.unwrap_or(Err(Failed::OutcomeUnknown("the provider did not answer in time")));
