@@ -112,6 +112,9 @@ pub fn run() -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
+    if let Err(error) = serve::process::keep_memory_to_ourselves() {
+        page::complain(format_args!("this process's memory can be dumped: {error}"));
+    }
     match line.command {
         Command::Serve(file) => serve::run(&file.config),
         Command::CheckConfig(file) => check_config::run(&file.config),

@@ -1,6 +1,6 @@
 //! `serve`: builds everything, in the order in which it can fail, and runs it until it is told to stop.
 
-mod process;
+pub(super) mod process;
 mod reload;
 
 use super::{Exit, page};
@@ -49,7 +49,7 @@ pub(super) fn run(file: &Path) -> Exit {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    process::keep_to_ourselves();
+    process::keep_files_to_ourselves();
     #[cfg(debug_assertions)]
     crate::failpoint::arm(loaded.failpoints);
     let runtimes = process::operators_runtime()

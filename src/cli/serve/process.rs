@@ -10,13 +10,20 @@ use tokio::runtime::Handle;
 const KEPT: u64 = 192;
 const CONNECTIONS_AT_LEAST: u64 = 16;
 
-/// The provider's key is in this memory: no core dumps of it, and no debugger of the same user (`prctl(2)`,
-/// `PR_SET_DUMPABLE`). What is written is for this user alone: group ids of the old form hold phone numbers.
-pub(super) fn keep_to_ourselves() {
+/// Before the first secret is in this memory: no core dumps of it, and no debugger or reader of `/proc` of the same user
+/// (`prctl(2)`, `PR_SET_DUMPABLE`; `RLIMIT_CORE` for who looks whether there can be dumps).
+///
+/// # Errors
+/// The system's: what it refused, the other is done all the same.
+pub(in crate::cli) fn keep_memory_to_ourselves() -> std::io::Result<()> {
+    let undumpable = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(undumpable?)
+}
+
+/// What is written is for this user alone: group ids of the old form hold phone numbers.
+pub(super) fn keep_files_to_ourselves() {
     umask(Mode::from_raw_mode(0o077));
-    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::warn!(%error, "the process could not be made undumpable");
-    }
 }
 
 /// A file that may not grow any longer (`RLIMIT_FSIZE`) is an error of the write, as a full disk is, and does not kill
@@ -86,8 +93,10 @@ fn raised(needed: u64) -> u64 {
 mod tests {
     #[test]
     fn the_memory_that_holds_the_key_is_not_dumped() {
-        super::keep_to_ourselves();
+        super::keep_memory_to_ourselves().unwrap();
         let is = rustix::process::dumpable_behavior().unwrap();
         assert_eq!(is, rustix::process::DumpableBehavior::NotDumpable);
+        let core = rustix::process::getrlimit(rustix::process::Resource::Core);
+        assert_eq!((core.current, core.maximum), (Some(0), Some(0)));
     }
 }
