@@ -184,8 +184,15 @@ fn merge(file: &Path, reading: &Reading) -> Result<Map<String, Value>, Vec<Fault
         .add_source(Named { name: file.display().to_string(), text })
         .add_source(environment)
         .build()
-        .map_err(|e| fault(format!("is not TOML: {e}")))?;
+        .map_err(|e| fault(format!("is not TOML: {}", without_source(&e.to_string()))))?;
     merged.collect().map_err(|e| fault(e.to_string()))
+}
+
+/// What is wrong and where, without the lines of the file that come with it: somebody may have written a secret there,
+/// and a reload tells the log.
+fn without_source(said: &str) -> String {
+    let quoted = |line: &str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    said.lines().filter(|line| !quoted(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// A file's text whose values know the file's name.

@@ -2,7 +2,7 @@
 
 use super::callers::{expiry, name};
 use super::section::{Fault, Section};
-use super::{FILE_AT_MOST, Named, reading};
+use super::{FILE_AT_MOST, Named, reading, without_source};
 use crate::clock::Timestamp;
 use crate::id::{CallerName, GroupId, SessionId, Target};
 use std::net::{IpAddr, Ipv4Addr};
@@ -37,7 +37,7 @@ impl Expected {
         let text = reading.read_text(file, FILE_AT_MOST).map_err(|e| fault(format!("cannot be read: {e}")))?;
         let named = Named { name: source.clone(), text };
         let built = ::config::Config::builder().add_source(named).build();
-        let table = built.map_err(|e| fault(format!("is not TOML: {e}")))?;
+        let table = built.map_err(|e| fault(format!("is not TOML: {}", without_source(&e.to_string()))))?;
         let table = ::config::Source::collect(&table).map_err(|e| fault(e.to_string()))?;
         let mut root = Section::new(String::new(), table, reading.clone());
         let sections = root.tables("decisions");
