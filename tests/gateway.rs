@@ -99,6 +99,10 @@ mod running;
 mod sandbox;
 #[path = "gateway/sealing.rs"]
 mod sealing;
+#[path = "gateway/searched.rs"]
+mod searched;
+#[path = "gateway/secrets.rs"]
+mod secrets;
 #[path = "gateway/shared_rates.rs"]
 mod shared_rates;
 #[path = "gateway/shutdown.rs"]

@@ -13,33 +13,33 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const ISSUER: &str = "https://kubernetes.default.svc";
+pub const ISSUER: &str = "https://kubernetes.default.svc";
 const SUBJECT: &str = "system:serviceaccount:chat:moderation";
 /// The usual caller, but known by the tokens of its service account.
-const JWT: &str = "jwt = { issuer = \"cluster\", subject = \"system:serviceaccount:chat:moderation\" }";
+pub const JWT: &str = "jwt = { issuer = \"cluster\", subject = \"system:serviceaccount:chat:moderation\" }";
 
 fn encoded(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-struct Signer {
+pub struct Signer {
     kid: &'static str,
     pair: Ed25519KeyPair,
 }
 
 impl Signer {
-    fn new(kid: &'static str) -> Self {
+    pub fn new(kid: &'static str) -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         Self { kid, pair: Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap() }
     }
 
-    fn jwk(&self) -> String {
+    pub fn jwk(&self) -> String {
         let x = encoded(self.pair.public_key().as_ref());
         json!({"kty": "OKP", "crv": "Ed25519", "kid": self.kid, "use": "sig", "x": x}).to_string()
     }
 
     /// A token with the usual claims but for those in `other`.
-    fn token(&self, other: &serde_json::Value) -> String {
+    pub fn token(&self, other: &serde_json::Value) -> String {
         self.with_header(&json!({"alg": "EdDSA", "kid": self.kid}), other)
     }
 
@@ -64,7 +64,7 @@ fn claims(other: &serde_json::Value) -> String {
     claims.to_string()
 }
 
-fn publish(folder: &Path, keys: &[String]) {
+pub fn publish(folder: &Path, keys: &[String]) {
     std::fs::write(folder.join("jwks.json"), format!("{{\"keys\":[{}]}}", keys.join(","))).unwrap();
 }
 
