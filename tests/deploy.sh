@@ -52,9 +52,19 @@ os.rename(sys.argv[2] + ".part", sys.argv[2])
 EOF
 }
 
+# The binary that is asked what it understands.
+the_binary() {
+    if [[ -z "${GATEWAY_BIN:-}" ]]; then
+        cargo build --locked --quiet --bin wasend-gateway
+        GATEWAY_BIN=$(realpath "${CARGO_TARGET_DIR:-target}/debug/wasend-gateway")
+    fi
+    printf '%s' "$GATEWAY_BIN"
+}
+
 check_dockerfile() {
     "$tools/bin/hadolint" Dockerfile || fail "Dockerfile: see above"
     [[ "$(grep -c '^USER 65532:65532$' Dockerfile)" == 1 ]] || fail "Dockerfile: the image must not run as root"
+    "$tools/bin/python" tests/deploy_image.py "$(the_binary)" || fail "Dockerfile: see above"
     say "Dockerfile: ok"
 }
 
@@ -166,11 +176,8 @@ check_stop_times() {
 
 # Each shipped configuration, in a copy whose absolute paths lie in the work folder and whose secrets are fakes.
 check_configurations() {
-    local binary=${GATEWAY_BIN:-} toml copy file
-    if [[ -z "$binary" ]]; then
-        cargo build --locked --quiet --bin wasend-gateway
-        binary=${CARGO_TARGET_DIR:-target}/debug/wasend-gateway
-    fi
+    local binary toml copy file
+    binary=$(the_binary)
     mkdir -p "$work/machine/var/lib/wasend-gateway"
     for toml in deploy/*/gateway.toml; do
         copy=$work/$(dirname "$toml")/gateway.toml
