@@ -200,6 +200,32 @@ fn the_code_map_knows_every_file_and_no_other() {
 }
 
 #[test]
+fn tests_that_a_page_names_are_there() {
+    let sources = everything();
+    let mut findings = Vec::new();
+    for (page, start, sections) in [("README.md", "## The promises", 1), ("docs/threat-model.md", "### 1.", 8)] {
+        let text = fs::read_to_string(root().join(page)).unwrap_or_default();
+        let part = text.find(start).and_then(|at| text.get(at..)).unwrap_or_default();
+        let part = part.split("\n## ").next().unwrap_or_default();
+        let skipped = text.split(start).next().unwrap_or_default().lines().count();
+        let parts: Vec<&str> = part.split("\n### ").collect();
+        if parts.len() != sections || part.is_empty() {
+            findings.push(Finding::new(page, 1, format!("{} parts that name tests, not {sections}", parts.len())));
+        }
+        let mut line = skipped;
+        for text in parts {
+            let (there, found) = rules::named_tests(page, &("\n".repeat(line) + text), &sources);
+            if there == 0 && found.is_empty() {
+                findings.push(Finding::new(page, line + 1, "no test is named here"));
+            }
+            findings.extend(found);
+            line += text.matches('\n').count() + 1;
+        }
+    }
+    hold(&findings, "a page names tests by file and name: say what the test is called now, or which other one it is");
+}
+
+#[test]
 fn failpoints_are_not_in_a_release_build() {
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_default();
     let (module, cargo) = (read("src/failpoint.rs"), read("Cargo.toml"));

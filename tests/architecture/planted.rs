@@ -1,8 +1,8 @@
 //! The test of the test: each rule finds a breach that is planted for it, and is not fooled by what looks like one.
 
 use crate::rules::{
-    code_map, empty_names, exactly_once, gone, left_over, long_files, long_functions, outside, sql_outside, unframed,
-    unmapped, upward_imports,
+    code_map, empty_names, exactly_once, gone, left_over, long_files, long_functions, named_tests, outside,
+    sql_outside, unframed, unmapped, upward_imports,
 };
 use crate::source::{Kind, Source, find, functions, imports, item_length, lex};
 
@@ -201,4 +201,18 @@ fn the_code_map_is_one_section_and_names_files_or_folders() {
     );
     assert_eq!(shown(&gone(&sources, &map, start)), ["ARCHITECTURE.md:4: names old.rs, which does not exist"]);
     assert_eq!(code_map("# A\nno map"), None);
+}
+
+#[test]
+fn a_test_that_a_page_names_and_nobody_wrote_is_found() {
+    let sources = plant("tests/gateway/record.rs", "fn it_is_so() { }");
+    let named = |text: &str| {
+        let (there, findings) = named_tests("page.md", text, &sources);
+        (there, shown(&findings))
+    };
+    assert_eq!(named("- how: `record.rs`:\n  `it_is_so`, `api_key`"), (1, vec![]));
+    assert_eq!(named("- `it_is_not`\n- `proxy_protocol = true` `record.rs`, once"), (0, vec![]));
+    let missing = "page.md:2: tests/gateway/record.rs has no test it_is_not".to_owned();
+    assert_eq!(named("- `record.rs`: `it_is_so`,\n  `it_is_not`\n- `it_is_not`"), (1, vec![missing]));
+    assert_eq!(named("- `src/a.rs`: `it_is_so`"), (0, vec!["page.md:1: there is no src/a.rs".to_owned()]));
 }

@@ -244,3 +244,32 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !(c.is_alphanumeric() || "_-./".contains(c)));
     words.map(|word| word.trim_end_matches('.')).map(|word| word.strip_prefix("src/").unwrap_or(word))
 }
+
+/// Tests that a page names as `` `file.rs`: `test`, `test` `` and that are not there; how many are. A file without a folder
+/// is in `tests/gateway`. What a line of a list names last is meant until the next line of the list.
+pub(crate) fn named_tests(page: &str, text: &str, sources: &[Source]) -> (usize, Vec<Finding>) {
+    let (mut file, mut there, mut findings) = (None, 0, Vec::new());
+    for (line, number) in text.lines().zip(1..) {
+        if line.trim().is_empty() || line.trim_start().starts_with(['-', '#', '|']) {
+            file = None;
+        }
+        for name in line.split('`').skip(1).step_by(2) {
+            let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+            let is_test = name.matches('_').count() > 1 && name.bytes().all(is_name);
+            if name.ends_with(".rs") {
+                let path = if name.contains('/') { name.to_owned() } else { format!("tests/gateway/{name}") };
+                file = sources.iter().find(|source| source.path == path);
+                if file.is_none() {
+                    findings.push(Finding::new(page, number, format!("there is no {path}")));
+                }
+            } else if let Some(file) = file.filter(|_| is_test) {
+                if functions(&file.tokens).iter().any(|function| function.name == name) {
+                    there += 1;
+                } else {
+                    findings.push(Finding::new(page, number, format!("{} has no test {name}", file.path)));
+                }
+            }
+        }
+    }
+    (there, findings)
+}
