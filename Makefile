@@ -6,7 +6,7 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories
+.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories sbom
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,9 +61,13 @@ image: ## Build the container image (image=NAME:TAG)
 	docker build --build-arg version=$(version) --tag $(image) .
 
 deny: ## Check what may be linked: bans, licences, sources (deny.toml)
-	command -v cargo-deny || cargo install cargo-deny --locked
+	command -v cargo-deny || cargo install cargo-deny --version 0.20.2 --locked
 	cargo deny --locked --all-features check bans licenses sources
 
 deny-advisories: ## Check for known vulnerabilities; fetches the advisory database
-	command -v cargo-deny || cargo install cargo-deny --locked
+	command -v cargo-deny || cargo install cargo-deny --version 0.20.2 --locked
 	cargo deny --locked --all-features check advisories
+
+sbom: ## Write the bill of materials (CycloneDX) to target/, and check it
+	command -v cargo-cyclonedx || cargo install cargo-cyclonedx --version 0.5.9 --locked
+	bash tests/sbom.sh
