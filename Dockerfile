@@ -17,7 +17,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     cargo build --locked --release --target x86_64-unknown-linux-musl --bin wasend-gateway \
     && install -D --mode=0755 target/x86_64-unknown-linux-musl/release/wasend-gateway /out/wasend-gateway \
     && ! grep -q WASEND_GATEWAY_FAILPOINTS /out/wasend-gateway \
-    && install --directory --mode=0700 /out/state
+    && install --directory --mode=0700 /out/state /out/tmp
 
 FROM scratch
 ARG version=unknown
@@ -27,6 +27,8 @@ LABEL org.opencontainers.image.title="wasend-gateway" \
 COPY --from=build /out/wasend-gateway /wasend-gateway
 # A new volume takes over the owner of the folder that it covers, so the ledger is writable without root.
 COPY --from=build --chown=65532:65532 /out/state /var/lib/wasend-gateway
+# For `demo`, which makes its folder there. Where the root is read-only it needs a tmpfs.
+COPY --from=build --chown=65532:65532 /out/tmp /tmp
 # A number, since there is no /etc/passwd; orchestrators can check that it is not root.
 USER 65532:65532
 VOLUME ["/var/lib/wasend-gateway"]
