@@ -6,7 +6,12 @@ SHELL := bash
 version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 image ?= wasend-gateway:$(version)
 
-.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories sbom
+# Where a release was built must not show in it. The last that fits a path counts.
+home := $(or $(CARGO_HOME),$(HOME)/.cargo)
+target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+paths := $(home)=/cargo $(CURDIR)=/src $(target)=/target
+
+.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories sbom release reproducible
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +61,13 @@ bench-prune: ## Measure what pruning ENTRIES entries (default 1,000,000) costs, 
 
 demo: ## Show the gateway at work against the stand-in provider
 	cargo run --locked --quiet -- demo
+
+release: ## Build what ships; the same commit and compiler make the same bytes, wherever that is
+	RUSTFLAGS="$(addprefix --remap-path-prefix=,$(paths))" CFLAGS="$(addprefix -ffile-prefix-map=,$(paths))" \
+		cargo build --locked --release --bin wasend-gateway
+
+reproducible: ## Build what ships twice, as differently as one may, and compare
+	bash tests/reproducible.sh
 
 image: ## Build the container image (image=NAME:TAG)
 	docker build --build-arg version=$(version) --tag $(image) .
