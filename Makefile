@@ -11,7 +11,7 @@ home := $(or $(CARGO_HOME),$(HOME)/.cargo)
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 paths := $(home)=/cargo $(CURDIR)=/src $(target)=/target
 
-.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories sbom release reproducible
+.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories sbom release reproducible coverage mutants
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,3 +83,10 @@ deny-advisories: ## Check for known vulnerabilities; fetches the advisory databa
 sbom: ## Write the bill of materials (CycloneDX) to target/, and check it
 	command -v cargo-cyclonedx || cargo install cargo-cyclonedx --version 0.5.9 --locked
 	bash tests/sbom.sh
+
+coverage: ## Say which lines of policy, target parsing and ledger the unit tests run
+	bash tests/coverage.sh
+
+mutants: ## Change the code in small ways and see whether a unit test notices (.cargo/mutants.toml); takes hours (ARGS="--shard 0/8")
+	command -v cargo-mutants || cargo install cargo-mutants --version 27.1.0 --locked
+	cargo mutants --output target $(ARGS)
