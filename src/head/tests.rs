@@ -120,6 +120,10 @@ fn limits_name_what_is_too_large() {
     assert_eq!(read(&long), Err(HeadFault::TargetTooLong));
     assert_eq!(read(&format!("DELETE /{}", "x".repeat(70_000))), Err(HeadFault::TargetTooLong));
     assert_eq!(with(&format!("A: {}\r\n", "x".repeat(17_000))), Err(HeadFault::TooLarge));
+    let rest = format!("{LINE}Host: gw\r\nA: \r\n\r\n").len();
+    let of_size = |bytes: usize| with(&format!("A: {}\r\n", "x".repeat(bytes - rest)));
+    assert!(of_size(16_384).is_ok());
+    assert_eq!(of_size(16_385), Err(HeadFault::TooLarge));
     assert_eq!(with(&"A: b\r\n".repeat(64)), Err(HeadFault::TooLarge));
     assert!(with(&"A: b\r\n".repeat(63)).is_ok());
 }
