@@ -194,6 +194,16 @@ async fn an_intent_that_nobody_waits_for_is_never_sent_and_a_lost_proof_is_unkno
     ledger.close().await;
 }
 
+async fn what_nobody_waits_for_at_the_end_is_never_sent_and_not_unknown(place: Place) {
+    let ledger = place.open();
+    let gone = asked("c", "s1", "1");
+    let late = gone.intention.request_id;
+    drop(ledger.intend(gone));
+    ledger.close().await;
+    assert_eq!(place.outcomes(late), ["not-sent"]);
+    assert_eq!(place.entries().last().unwrap()["kind"], "stop");
+}
+
 async fn what_was_open_at_the_end_is_unknown_once(place: Place) {
     let ledger = place.open();
     let open = intend(&*ledger, "1").await;
@@ -370,6 +380,7 @@ conform! {
     an_intent_and_its_outcome_stand_in_their_order_between_start_and_stop,
     many_at_once_are_one_row_of_entries_and_each_has_one_outcome,
     an_intent_that_nobody_waits_for_is_never_sent_and_a_lost_proof_is_unknown,
+    what_nobody_waits_for_at_the_end_is_never_sent_and_not_unknown,
     what_was_open_at_the_end_is_unknown_once,
     unknown_outcomes_wait_in_turn_and_each_is_resolved_once,
     notes_are_kept_and_after_the_end_nothing_is_recorded,

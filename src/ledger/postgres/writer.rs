@@ -344,13 +344,16 @@ impl Writer {
     /// Only who was told to stop says that it has.
     async fn end(&mut self) {
         for _ in 0..3 {
-            if self.unwritten.is_empty() && self.doubt.is_none() {
+            // Who did not wait any more when the last of it was answered sends nothing: that is an outcome, too.
+            let late = std::iter::from_fn(|| self.queue.try_recv().ok());
+            let late: Vec<Op> = late.filter(|op| matches!(op, Op::Conclude(..))).collect();
+            if late.is_empty() && self.unwritten.is_empty() && self.doubt.is_none() {
                 break;
             }
             if self.database.is_none() {
                 tokio::time::sleep(self.pause().min(LAST_PAUSE)).await;
             }
-            self.turn(Vec::new()).await;
+            self.turn(late).await;
         }
         if self.health() != Health::Broken && self.is_ready().await && self.abandoned.upgrade().is_some() {
             failpoint::hit("stop-before-commit");

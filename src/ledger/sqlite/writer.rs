@@ -156,10 +156,13 @@ impl Writer {
         if let Some(syncing) = self.syncing.take() {
             syncing.end();
         }
+        // Who did not wait any more when the last of it was answered sends nothing: that is an outcome, too.
+        let (late, rest) = outcomes_first(self.queue.try_iter().collect());
+        refuse(rest);
         // Only who was told to stop says that it has.
         if closing
             && self.health() != Health::Broken
-            && let Ok(head) = self.stop()
+            && let Ok(head) = self.stop(late)
         {
             self.progress.committed(head.next);
             failpoint::hit("stop-after-commit");
@@ -188,12 +191,15 @@ impl Writer {
         }
     }
 
-    fn stop(&mut self) -> rusqlite::Result<Head> {
+    fn stop(&mut self, late: Vec<Op>) -> rusqlite::Result<Head> {
         database::synchronous(&self.db, Sync::Full)?;
         let mut batch = Batch::begin(&self.db, self.head, &mut self.standing)?;
+        let owed = late.iter().map(|op| perform(&mut batch, op)).collect::<rusqlite::Result<_>>()?;
         batch.append(&Encoded::new(&Body::Stop {}).map_err(database::not_encoded)?)?;
         failpoint::hit("stop-before-commit");
-        batch.commit()
+        let head = batch.commit()?;
+        answer(late, owed, &self.abandoned);
+        Ok(head)
     }
 
     fn health(&self) -> Health {
