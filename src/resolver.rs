@@ -45,6 +45,7 @@ impl Resolver {
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -53,6 +54,7 @@ impl Resolver {
                 continue;
             };
             let picture = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 picture = self.upstream.picture(unresolved.target()) => picture,
             };

@@ -19,8 +19,8 @@ use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
 use backoff::Backoff;
-use reqwest::Method;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, Response};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,8 +36,7 @@ const KEY_FILE_AT_MOST: u64 = 64 * 1024;
 
 /// The way to the provider.
 pub struct Upstream {
-    #[expect(clippy::disallowed_types, reason = "this is the one place")]
-    client: reqwest::Client,
+    way: Way,
     base: reqwest::Url,
     url: String,
     key: ArcSwapOption<HeaderValue>,
@@ -48,6 +47,24 @@ pub struct Upstream {
     key_refused: AtomicBool,
     backoff: Backoff,
     unreachable: AtomicBool,
+}
+
+/// How a request goes out.
+enum Way {
+    #[expect(clippy::disallowed_types, reason = "this is the one place")]
+    Real(reqwest::Client),
+}
+
+impl Way {
+    /// Sends a request, once, and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// There was no connection, so that nothing was sent; or it was lost, and nobody knows.
+    async fn execute(&self, request: reqwest::Request) -> Result<Response, Failed> {
+        match self {
+            Self::Real(client) => client.execute(request).await.map_err(|e| answer::failed(&e)),
+        }
+    }
 }
 
 /// A request whose URL was checked, ready to go. Made before the intent, so that a fault of ours refuses.
@@ -98,6 +115,11 @@ fn read_key(file: &Path) -> Result<HeaderValue, KeyFault> {
     Ok(value)
 }
 
+/// How long connecting may take.
+fn connect_timeout(config: &config::Upstream) -> Duration {
+    CONNECT_AT_MOST.min(config.timeout / 2)
+}
+
 impl Upstream {
     /// What is wrong with the files that the provider needs: a key of the configuration, and what.
     #[must_use]
@@ -112,7 +134,6 @@ impl Upstream {
     /// # Errors
     /// In words, naming the configuration's key.
     pub fn new(config: &config::Upstream) -> Result<Self, String> {
-        let connect_timeout = CONNECT_AT_MOST.min(config.timeout / 2);
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
@@ -130,19 +151,24 @@ impl Upstream {
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)
-            .connect_timeout(connect_timeout)
+            .connect_timeout(connect_timeout(config))
             .pool_idle_timeout(IDLE)
             .dns_resolver(Arc::new(resolver::Public { allow_private: loopback || config.allow_private }))
             .build()
             .map_err(|e| format!("upstream: {e}"))?;
+        Self::over(Way::Real(client), config)
+    }
+
+    /// Reads the key, for the configuration's URL.
+    fn over(way: Way, config: &config::Upstream) -> Result<Self, String> {
         let key = read_key(&config.api_key_file).map_err(|e| format!("upstream.api_key_file: {e}"))?;
         Ok(Self {
-            client,
+            way,
             base: reqwest::Url::parse(&config.url).map_err(|e| format!("upstream.url: {e}"))?,
             url: config.url.clone(),
             key: ArcSwapOption::from_pointee(key),
             key_file: config.api_key_file.clone(),
-            connect_timeout,
+            connect_timeout: connect_timeout(config),
             timeout: config.timeout,
             confirm: config.confirm,
             key_refused: AtomicBool::new(false),
@@ -240,7 +266,7 @@ impl Upstream {
         let key = answer::Key::of(&prepared.0);
         let exchange = async {
             failpoint::hit("send");
-            let response = self.client.execute(prepared.0).await.map_err(|e| answer::failed(&e))?;
+            let response = self.way.execute(prepared.0).await?;
             failpoint::hit("answer-begun");
             answer::judge(response, self.confirm, &key).await
         };

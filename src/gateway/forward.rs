@@ -34,6 +34,8 @@ pub async fn forward(intent: Intent, ledger: &dyn Ledger, upstream: &Upstream, t
     }
     let sending = AssertUnwindSafe(upstream.delete(prepared, deadline)).catch_unwind();
     let result = tokio::select! {
+        // An answer that is there counts, though it was given up at the same moment.
+        biased;
         result = sending => result.unwrap_or(Err(Failed::OutcomeUnknown("the gateway failed while it was sending"))),
         () = tasks.abandoned() => Err(Failed::OutcomeUnknown("the gateway was stopped before the provider answered")),
     };

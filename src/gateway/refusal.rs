@@ -40,12 +40,12 @@ struct Window {
     since: Timestamp,
     all: u32,
     own: HashMap<Who, u32>,
-    counted: HashMap<Option<CallerName>, BTreeMap<&'static str, u64>>,
+    counted: BTreeMap<Option<CallerName>, BTreeMap<&'static str, u64>>,
 }
 
 impl Window {
     fn new() -> Self {
-        Self { began: moment(), since: Timestamp::now(), all: 0, own: HashMap::new(), counted: HashMap::new() }
+        Self { began: moment(), since: Timestamp::now(), all: 0, own: HashMap::new(), counted: BTreeMap::new() }
     }
 
     /// Whether one more of this one gets an entry of its own.
@@ -133,7 +133,7 @@ impl Refusals {
 
     fn close(&self, window: &mut Window) {
         let mut next = Window::new();
-        for (caller, codes) in window.counted.drain() {
+        for (caller, codes) in std::mem::take(&mut window.counted) {
             let count = codes.values().sum();
             let body =
                 Body::RefusalsSuppressed { caller: caller.clone(), since: window.since, count, codes: codes.clone() };

@@ -55,12 +55,14 @@ pub struct Confirmed {
     pub body: Bytes,
 }
 
-/// Judges an error of the exchange. Before the connection stands, nothing was sent; after it, nobody knows.
+/// Judges an error of the exchange. Before the connection stands, nothing was sent.
 pub(super) fn failed(error: &reqwest::Error) -> Failed {
-    if error.is_connect() {
-        return Failed::UpstreamUnreachable;
-    }
-    let mut cause: Option<&(dyn Error + 'static)> = error.source();
+    if error.is_connect() { Failed::UpstreamUnreachable } else { lost(error) }
+}
+
+/// Judges an error behind which nobody knows.
+pub(super) fn lost(error: &(dyn Error + 'static)) -> Failed {
+    let mut cause = Some(error);
     while let Some(inner) = cause {
         if let Some(http) = inner.downcast_ref::<hyper::Error>()
             && http.is_parse()

@@ -4,6 +4,7 @@
 //! query that no deletion has, and the client follows no redirect: nothing that is built here can become a DELETE.
 
 use super::{Unprepared, Upstream, answer};
+use crate::error::Failed;
 use crate::id::Target;
 use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
 use reqwest::{Method, StatusCode};
@@ -39,9 +40,9 @@ impl Upstream {
             Err(Unprepared::OtherUrl) => return unclear("the URL would not be the one that was meant"),
         };
         let exchange = async {
-            match self.client.execute(request).await {
+            match self.way.execute(request).await {
                 Ok(response) => judge(response).await,
-                Err(error) if error.is_connect() => unclear("the provider was not reached"),
+                Err(Failed::UpstreamUnreachable) => unclear("the provider was not reached"),
                 Err(_) => unclear("the connection to the provider was lost"),
             }
         };
