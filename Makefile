@@ -29,8 +29,8 @@ test: ## Everything that must hold before a change goes in
 fuzz: ## Fuzz for TIME seconds a target (default 600), guided by coverage
 	bash fuzz/run.sh long $(or $(TIME),600)
 
-soak: ## The tests by chance in full: kills, signals, faults of calls, provider, callers, policies, Redis (WASEND_SEED=N repeats one)
-	WASEND_SOAK=50 cargo nextest run --locked --test gateway -E 'test(/^(crash|crowding|full|injected|misplayed|mutated|power|reloading|replicas|signalled)::|^shared_rates::whatever_/)'
+soak: ## The tests by chance in full: kills, signals, faults of calls, provider, callers, policies, Redis, simulated histories (WASEND_SEED=N repeats one)
+	WASEND_SOAK=50 cargo nextest run --locked --lib --test gateway -E 'test(/^(crash|crowding|full|injected|misplayed|mutated|power|reloading|replicas|signalled|simulation)::|^shared_rates::whatever_/)'
 
 lint: ## Format and lints alone
 	cargo fmt --check

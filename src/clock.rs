@@ -8,6 +8,10 @@ use nix::time::ClockId;
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(test)]
+#[path = "simulation/tests/clock.rs"]
+pub(crate) mod simulated;
+
 /// A point on the monotonic clock.
 pub type Moment = std::time::Instant;
 
@@ -15,6 +19,10 @@ pub type Moment = std::time::Instant;
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn moment() -> Moment {
+    #[cfg(test)]
+    if let Some(now) = simulated::moment() {
+        return now;
+    }
     Moment::now()
 }
 
@@ -64,6 +72,10 @@ impl Timestamp {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now() -> Self {
+        #[cfg(test)]
+        if let Some(now) = simulated::wall() {
+            return now;
+        }
         Self(jiff::Timestamp::now().as_microsecond())
     }
 

@@ -4,6 +4,9 @@
 
 #[cfg(debug_assertions)]
 mod armed;
+#[cfg(test)]
+#[path = "simulation/tests/planted.rs"]
+pub(crate) mod planted;
 
 #[cfg(debug_assertions)]
 pub use armed::{Armed, arm};

@@ -51,6 +51,8 @@ pub mod trace;
 use crate::clock::moment;
 use crate::config::Config;
 use crate::error::Refused;
+#[cfg(test)]
+use crate::failpoint::planted::{self, Fault};
 use crate::head::{Head, HeadFault};
 use crate::identity::{Identity, Proven};
 use crate::ledger::Ledger;
@@ -219,6 +221,10 @@ impl Gateway {
             Ok(Decided::DryRun(admission)) => self.refusals.dry_run(admission, trace),
             Ok(Decided::Go(admission)) => {
                 let (gateway, id) = (Arc::clone(self), trace.id);
+                #[cfg(test)]
+                if planted::is(Fault::WorkGoesWithItsCaller) {
+                    return gateway.carry_out(admission, trace).await.map(HttpBody::from);
+                }
                 // Boxed where it is made: it is some kilobytes, and spawning moves it about.
                 let work = self.tasks.spawn(Box::pin(async move { gateway.carry_out(admission, trace).await }));
                 work.await.unwrap_or_else(|_| answer::lost(id))

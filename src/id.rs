@@ -251,6 +251,10 @@ impl RequestId {
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn new() -> Self {
+        #[cfg(test)]
+        if let Some(next) = crate::clock::simulated::next_id() {
+            return Self(next);
+        }
         Self(Uuid::now_v7())
     }
 

@@ -17,6 +17,9 @@ pub mod postgres;
 pub mod prune;
 pub mod receipt;
 pub mod search;
+#[cfg(test)]
+#[path = "simulation/tests/store.rs"]
+pub(crate) mod simulated;
 pub mod sqlite;
 pub mod stats;
 pub mod stored;

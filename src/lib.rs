@@ -18,6 +18,9 @@ pub mod resolver;
 pub mod sandbox;
 pub mod secret;
 pub mod server;
+#[cfg(test)]
+#[path = "simulation/tests.rs"]
+mod simulation;
 pub mod tasks;
 pub mod telemetry;
 pub mod upstream;

@@ -7,6 +7,9 @@ mod answer;
 mod backoff;
 mod picture;
 mod resolver;
+#[cfg(test)]
+#[path = "simulation/tests/wire.rs"]
+pub(crate) mod simulated;
 
 pub use answer::{Confirmed, retry_after};
 pub use picture::Picture;
@@ -15,6 +18,8 @@ use crate::clock::{Moment, moment};
 use crate::config::{self, Confirm};
 use crate::error::Failed;
 use crate::failpoint;
+#[cfg(test)]
+use crate::failpoint::planted::{self, Fault};
 use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
@@ -53,6 +58,9 @@ pub struct Upstream {
 enum Way {
     #[expect(clippy::disallowed_types, reason = "this is the one place")]
     Real(reqwest::Client),
+    /// To a provider that a test holds in its hand.
+    #[cfg(test)]
+    Simulated(simulated::Way),
 }
 
 impl Way {
@@ -63,6 +71,8 @@ impl Way {
     async fn execute(&self, request: reqwest::Request) -> Result<Response, Failed> {
         match self {
             Self::Real(client) => client.execute(request).await.map_err(|e| answer::failed(&e)),
+            #[cfg(test)]
+            Self::Simulated(way) => way.execute(request).await,
         }
     }
 }
@@ -266,7 +276,15 @@ impl Upstream {
         let key = answer::Key::of(&prepared.0);
         let exchange = async {
             failpoint::hit("send");
-            let response = self.way.execute(prepared.0).await?;
+            #[cfg(test)]
+            let again = prepared.0.try_clone().filter(|_| planted::is(Fault::SentAgain));
+            let response = self.way.execute(prepared.0).await;
+            #[cfg(test)]
+            let response = match (response, again) {
+                (Err(_), Some(again)) => self.way.execute(again).await,
+                (response, _) => response,
+            };
+            let response = response?;
             failpoint::hit("answer-begun");
             answer::judge(response, self.confirm, &key).await
         };

@@ -3,6 +3,8 @@
 use crate::clock::Timestamp;
 use crate::config::Confirm;
 use crate::error::Failed;
+#[cfg(test)]
+use crate::failpoint::planted::{self, Fault};
 use crate::plain::is_invisible;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
@@ -70,6 +72,10 @@ pub(super) fn lost(error: &(dyn Error + 'static)) -> Failed {
             return Failed::UpstreamNotConfirmed("the provider's answer is not HTTP");
         }
         cause = inner.source();
+    }
+    #[cfg(test)]
+    if planted::is(Fault::ReadIsNotSent) {
+        return Failed::UpstreamUnreachable;
     }
     Failed::OutcomeUnknown("the connection to the provider was lost before its answer was whole")
 }

@@ -11,12 +11,17 @@ pub fn count(full: usize) -> usize {
 /// Chance that can be had again: its seed is printed, and `WASEND_SEED` sets it.
 pub struct Random(u64);
 
+/// Where chance begins; it is printed.
+pub fn seed() -> u64 {
+    let by_chance = || RandomState::new().build_hasher().finish();
+    let seed = std::env::var("WASEND_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(by_chance);
+    println!("WASEND_SEED={seed}");
+    seed
+}
+
 impl Random {
     pub fn new() -> Self {
-        let by_chance = || RandomState::new().build_hasher().finish();
-        let seed = std::env::var("WASEND_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(by_chance);
-        println!("WASEND_SEED={seed}");
-        Self(seed)
+        Self(seed())
     }
 
     /// Chance for one thing alone, by its number: the same in whatever order they come.
