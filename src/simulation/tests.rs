@@ -201,6 +201,7 @@ fn a_fault_that_is_planted_is_found() {
         (Fault::SentAgain, "promise 2"),
         (Fault::ReadIsNotSent, "promise 3"),
         (Fault::WorkGoesWithItsCaller, "promise 4"),
+        (Fault::NeverAnswered, "promise 3"),
     ] {
         plant(Some(fault));
         let mut found = None;

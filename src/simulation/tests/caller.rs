@@ -14,6 +14,9 @@ const SESSIONS: [&str; 2] = ["s1", "s2"];
 /// Two spellings of one group, and others.
 const GROUPS: [&str; 4] = ["1", "1@g.us", "2@g.us", "3@g.us"];
 
+/// Long after the last moment at which an answer may come.
+const LONG_ENOUGH_MS: u64 = 40_000;
+
 /// One request, and what its caller heard.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
@@ -116,19 +119,23 @@ async fn call(world: &Arc<World>, gateway: &Arc<Gateway>) {
     };
     world.happened(format_args!("call {number}: {call:?}"));
     world.alive().await;
-    let patience = {
+    let hangs_up = {
         let mut state = world.lock();
         let hang_up = state.weather.hang_up;
-        // Until long after the last moment at which an answer may come.
-        if state.chance.permille(hang_up) { state.chance.below(300) } else { 120_000 }
+        state.chance.permille(hang_up).then(|| state.chance.below(300))
     };
+    let patience = hangs_up.unwrap_or(LONG_ENOUGH_MS);
     let asked = gateway.handle(Head::parse(&head), [10, 0, 0, 1].into(), None);
     let answer = tokio::time::timeout(Duration::from_millis(patience), asked).await;
     world.alive().await;
     let Ok(response) = answer else {
         let mut state = world.lock();
         state.calls[number].hung_up = true;
-        state.count("hang-ups");
+        if hangs_up.is_some() {
+            state.count("hang-ups");
+        } else {
+            state.breaks(3, format_args!("call {number} has waited in vain for {LONG_ENOUGH_MS} ms"));
+        }
         drop(state);
         return world.happened(format_args!("call {number} hangs up"));
     };

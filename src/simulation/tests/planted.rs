@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     ReadIsNotSent,
     /// The work goes with the caller who hangs up.
     WorkGoesWithItsCaller,
+    /// Who asks again with a key waits for ever.
+    NeverAnswered,
 }
 
 thread_local! {
