@@ -59,7 +59,7 @@ async fn record(config: &config::Ledger, replicas: u64, waiting: u64, span: Dura
                 let id = RequestId::new();
                 let Intended::Recorded(recorded) = ledger.intend(intention(id, caller).into()).await else { panic!() };
                 let (outcome, status) = (End::Deleted, Some(200));
-                let outcome = Outcome { request_id: id, outcome, status, code: None, sent: Sent::Yes };
+                let outcome = Outcome { request_id: id, outcome, status, code: None, sent: Sent::Yes, answer: None };
                 ledger.conclude(recorded, outcome, None).await.unwrap();
                 done.fetch_add(1, Ordering::Relaxed);
             }

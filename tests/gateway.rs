@@ -25,10 +25,10 @@ mod corpus;
 mod crash;
 #[path = "gateway/crowding.rs"]
 mod crowding;
-#[path = "gateway/erratic.rs"]
-mod erratic;
 #[path = "gateway/desync.rs"]
 mod desync;
+#[path = "gateway/erratic.rs"]
+mod erratic;
 #[path = "gateway/faults.rs"]
 mod faults;
 #[path = "gateway/freezing.rs"]

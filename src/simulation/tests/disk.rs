@@ -228,8 +228,8 @@ impl Draft {
             }
         }
         let (request_id, time, intention) = (question.request_id, self.time, asked.intention.clone());
-        let change = Change::Intent(Box::new(question), Box::new(intention.clone()));
-        let seq = self.append(Some(Body::Intent(intention)), change);
+        let change = Change::Intent(Box::new(question), Box::new(intention));
+        let seq = self.append(Some(Body::Intent(asked.clone().into())), change);
         Owed::Recorded { seq, request_id, time }
     }
 
