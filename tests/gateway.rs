@@ -77,6 +77,8 @@ mod proxied;
 mod prune;
 #[path = "gateway/prune_full.rs"]
 mod prune_full;
+#[path = "gateway/pruning_replicas.rs"]
+mod pruning_replicas;
 #[path = "gateway/record.rs"]
 mod record;
 #[path = "gateway/redis.rs"]

@@ -15,6 +15,7 @@ mod kept;
 mod lease;
 mod op;
 mod plan;
+mod pruned;
 mod schema;
 mod sealing;
 mod session;
@@ -28,6 +29,7 @@ mod writer;
 pub use acting::{Acting, Replica};
 pub(super) use arriving::Arriving;
 pub use asking::PostgresReader;
+pub use pruned::Pruning;
 pub use schema::Migrated;
 
 use super::admission::{Answered, Asked, Question};

@@ -4,6 +4,8 @@
 //! stay, and an entry of the kind `prune` says from where on the log is kept. Only that entry, once it is signed too,
 //! lets a log begin elsewhere than at 0: a beginning that somebody else removed is damage.
 
+mod plan;
+
 use super::admission::KEPT;
 use super::freeze::Freeze;
 use super::tree::proof::Tiles;
@@ -11,6 +13,7 @@ use super::tree::tile::{TILE_WIDTH, Tile};
 use super::tree::{HASH_BYTES, Hash, Head, TileData, Tree};
 use super::{OpenError, entry};
 use crate::clock::Timestamp;
+pub use plan::plan;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -19,6 +22,30 @@ use std::time::Duration;
 #[must_use]
 pub fn latest(now: Timestamp, retention: Duration, longest_budget: Duration) -> Timestamp {
     now.before(retention.max(longest_budget).max(KEPT))
+}
+
+/// Whether entries that are older than this may go at all.
+///
+/// # Errors
+/// Why not: no retention period is set, or they are too young.
+pub fn may_be(before: Timestamp, retention: Option<Duration>, longest_budget: Duration) -> Result<(), Stage> {
+    let Some(retention) = retention else {
+        let words = "ledger.retention_days is not set: every entry is kept. Set how many days entries have to be kept, and \
+                     restart `serve`";
+        return Err(Stage::ended(Why::Usage, words));
+    };
+    let latest = latest(Timestamp::now(), retention, longest_budget);
+    if before <= latest {
+        return Ok(());
+    }
+    Err(Stage::ended(
+        Why::Usage,
+        format!(
+            "--before {before} is too late: by ledger.retention_days = {}, the budgets and the keys of the last 24 h only \
+             entries before {latest} may go",
+            retention.as_secs() / 86_400
+        ),
+    ))
 }
 
 /// The whole bundles before an entry, counted in entries.

@@ -1,10 +1,11 @@
 //! `audit prune`: removes old entries, through the process that serves or, where none does, by itself.
 
 use super::{Common, section, when};
-use crate::cli::alone::{Alone, complain, silent};
+use crate::cli::alone::{Alone, complain, silent, user};
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, Timestamp, moment, since};
 use crate::config;
+use crate::ledger::postgres::Pruning;
 use crate::ledger::prune::{Order, Prune, Stage, Why};
 use crate::ledger::sqlite::SqliteReader;
 use crate::server::control::{NotHeard, Said, Verb, ask};
@@ -31,19 +32,34 @@ pub(super) fn run(options: &Options) -> Exit {
         Err(exit) => return exit,
     };
     if section.postgres.is_some() {
-        return complain(Exit::Usage, "the ledger is in PostgreSQL: nothing can be removed from it yet");
+        return shared(options, &section);
     }
     // Asked first: where there is no ledger, none is made.
     if let Err(error) = SqliteReader::open(&section.path) {
         return page::ledger(&error);
     }
     let verb = Verb::Prune { before: options.before.to_string() };
-    let mut watch = Watch { json: options.common.json, moved: moment(), stage: Stage::Idle, said: moment() };
+    let mut watch = Watch::new(options.common.json);
     match ask(&section.path, &verb, Said::pruning) {
         Ok(_) => watch.until_end(|| through(&section.path)),
         Err(NotHeard::No(words)) => complain(Exit::Restart, &words),
         Err(NotHeard::Silent(words)) => silent(&section.path, &words),
         Err(NotHeard::Nobody) => alone(&section, options.before, &mut watch),
+    }
+}
+
+/// In a ledger that replicas share: recorded here, carried out by the one that keeps the tree.
+fn shared(options: &Options, section: &config::Ledger) -> Exit {
+    let mut watch = Watch::new(options.common.json);
+    let pruning = match Pruning::open(section) {
+        Ok(pruning) => pruning,
+        Err(error) => return page::ledger(&error),
+    };
+    let order = Order { before: options.before, by: user() };
+    let looking = |done, of| page::progress(&progress(&Stage::Looking { done, of }));
+    match pruning.begin(&order, looking) {
+        Ok(()) => watch.until_end(|| pruning.stage().map_err(|error| page::ledger(&error))),
+        Err(stage) => watch.end(&stage),
     }
 }
 
@@ -87,6 +103,10 @@ struct Watch {
 }
 
 impl Watch {
+    fn new(json: bool) -> Self {
+        Self { json, moved: moment(), stage: Stage::Idle, said: moment() }
+    }
+
     fn until_end(&mut self, mut ask: impl FnMut() -> Result<Stage, Exit>) -> Exit {
         loop {
             let stage = match ask() {

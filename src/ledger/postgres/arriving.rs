@@ -137,11 +137,12 @@ impl Arriving {
             let sql = "INSERT INTO ledger.signed (verifying_key) VALUES ($1)";
             client.execute_typed(sql, &[(&luggage.key, Type::TEXT)]).await?;
             if let Some((pruned, edge)) = beginning {
-                let sql = "INSERT INTO ledger.pruned (seq, first, edge) VALUES ($1, $2, $3)";
+                // At its end: what is copied begins there.
+                let sql = "INSERT INTO ledger.pruned (seq, first, edge, state) VALUES ($1, $2, $3, 2)";
                 let (seq, bytes) = (signed(pruned.seq), edge.bytes());
                 client.execute_typed(sql, &[(&seq, Type::INT8), (&first, Type::INT8), (&bytes, Type::BYTEA)]).await?;
             }
-            client.execute_typed("UPDATE search.cursor SET next = $1", &[(&first, Type::INT8)]).await?;
+            client.execute_typed("UPDATE search.cursor SET (next, base) = ($1, $1)", &[(&first, Type::INT8)]).await?;
             Ok(true)
         });
         if !begun? {

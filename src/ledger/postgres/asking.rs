@@ -87,9 +87,23 @@ impl PostgresReader {
     /// # Errors
     /// As there.
     pub fn compare_search(&self, progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
-        let first = self.0.first()?;
-        let Some(cursor) = self.cursor().filter(|cursor| *cursor > first) else { return Ok(None) };
-        super::index::compare(&self.0, (first, cursor), progress).map(|()| Some(cursor - first))
+        let (first, (base, cursor)) = (self.0.first()?, super::index::reach(&self.0)?);
+        if cursor <= base {
+            return Ok(None);
+        }
+        if base != first {
+            return Err(OpenError::Unusable("the ledger is being pruned; compare the search data again".to_owned()));
+        }
+        let compared = super::index::compare(&self.0, base..cursor, progress);
+        if compared.is_err() && self.0.first()? != first {
+            return Err(OpenError::Unusable("the ledger is being pruned; compare the search data again".to_owned()));
+        }
+        compared.map(|()| Some(cursor - base))
+    }
+
+    /// The connection.
+    pub(super) fn db(&self) -> &Blocking {
+        &self.0
     }
 
     /// How far the search data reach; `None`: they cannot be asked.
@@ -130,7 +144,7 @@ impl PostgresReader {
     }
 
     /// The first entry at or after a time, which never runs backwards in the log.
-    fn first_at(&self, time: Timestamp, length: u64) -> Result<u64, OpenError> {
+    pub(super) fn first_at(&self, time: Timestamp, length: u64) -> Result<u64, OpenError> {
         let (mut low, mut high) = (self.0.first()?, length);
         while low < high {
             let middle = low + (high - low) / 2;
@@ -231,11 +245,17 @@ impl PostgresReader {
     fn stats_with(&self, span: Span, cursor: u64) -> Result<Vec<Tally>, OpenError> {
         let length = self.0.length()?;
         let mut sum = Sum::default();
-        let (mut open, mut next) = (HashMap::new(), cursor.max(self.0.first()?));
+        let first = self.0.first()?;
+        let (mut open, mut next) = (HashMap::new(), cursor.max(first));
         if cursor > 0 {
-            let (days, unended, reached) = super::index::totals(&self.0, span.days())?;
-            days.iter().for_each(|(day, caller, outcome, n)| sum.add(*day, caller, outcome, *n));
-            (open, next) = (unended, reached);
+            let (days, unended, reach) = super::index::totals(&self.0, span.days())?;
+            // Counts cannot be cut: those that still have what was pruned are of no use.
+            if reach.start == first {
+                days.iter().for_each(|(day, caller, outcome, n)| sum.add(*day, caller, outcome, *n));
+                (open, next) = (unended, reach.end);
+            } else {
+                next = first;
+            }
         }
         while next < length {
             for (seq, bytes) in &self.0.read(next, length)? {

@@ -85,11 +85,11 @@ impl Blocking {
         entries.map_err(|e| Fault::from(e).into())
     }
 
-    /// Where the log begins, and the edge of the tree there. `None`: at 0.
+    /// Where the log begins, and the edge of the tree there. `None`: at 0. A prune that was only recorded is none yet.
     pub(super) fn beginning(&self) -> Result<Option<(Pruned, Edge)>, OpenError> {
         const SQL: &str = "
             SELECT p.seq, p.first, p.edge, coalesce(e.bytes, '') FROM ledger.pruned p
-            LEFT JOIN ledger.entry e ON e.seq = p.seq";
+            LEFT JOIN ledger.entry e ON e.seq = p.seq WHERE p.state > 0 ORDER BY p.seq DESC LIMIT 1";
         let row = self.ask(async |client| {
             let Some(row) = client.query_typed_opt(SQL, &[]).await? else { return Ok(None) };
             let number = |at| row.try_get::<_, i64>(at).map(i64::cast_unsigned);

@@ -9,10 +9,17 @@ use crate::ledger::stats::{Open, count};
 use crate::ledger::{OpenError, READ_AT_MOST};
 use std::collections::{BTreeMap, HashMap};
 use tokio_postgres::Error;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
-const BEGIN_ANEW: &str = "TRUNCATE search.request, search.day;
-    UPDATE search.cursor SET next = coalesce((SELECT first FROM ledger.pruned), 0)";
+/// From where the log begins.
+const BEGIN_ANEW: &str = "
+    TRUNCATE search.request, search.day;
+    UPDATE search.cursor SET (next, base) = (SELECT f, f FROM (
+        SELECT coalesce((SELECT first FROM ledger.pruned WHERE state > 0 ORDER BY seq DESC LIMIT 1), 0) AS f) a)";
+/// What was counted of requests before an entry because of what became of them behind it.
+const ENDED_LATER: &str = "
+    SELECT day, caller, outcome, count(*) FROM search.request WHERE seq < $1 AND outcome_seq >= $1 AND outcome_seq < $2
+    GROUP BY 1, 2, 3";
 const BEGUN: &str = "
     INSERT INTO search.request (seq, request_id, decision, caller, session, bare_group, day, settled)
     SELECT *, decision <> 'allowed' FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
@@ -48,8 +55,8 @@ const OPEN: &str = "SELECT request_id, seq, caller, day FROM search.request WHER
     AND outcome IS NULL";
 const DAYS: &str = "SELECT day, caller, outcome, count FROM search.day WHERE day BETWEEN $1 AND $2";
 
-/// Counts of some days, intents without an outcome, and how far both reach.
-type Totals = (Vec<(i64, String, String, u64)>, HashMap<String, Open>, u64);
+/// Counts of some days, intents without an outcome, and from where to where both reach.
+type Totals = (Vec<(i64, String, String, u64)>, HashMap<String, Open>, std::ops::Range<u64>);
 
 /// The filling side, of the replica that keeps.
 #[derive(Default)]
@@ -81,7 +88,7 @@ fn open_intents(rows: &[tokio_postgres::Row]) -> Result<HashMap<String, Open>, E
 pub(super) fn totals(db: &Blocking, (first, last): (i64, i64)) -> Result<Totals, OpenError> {
     let read = db.ask(async |client| {
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
-        let cursor = client.query_typed_one("SELECT next FROM search.cursor", &[]).await?;
+        let cursor = client.query_typed_one("SELECT next, base FROM search.cursor", &[]).await?;
         let days = client.query_typed(DAYS, &[(&first, Type::INT8), (&last, Type::INT8)]).await?;
         let open = client.query_typed(OPEN, &[]).await?;
         client.batch_execute("COMMIT").await?;
@@ -89,7 +96,8 @@ pub(super) fn totals(db: &Blocking, (first, last): (i64, i64)) -> Result<Totals,
             Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get::<_, i64>(3)?.cast_unsigned()))
         };
         let days: Result<Vec<_>, Error> = days.iter().map(day).collect();
-        Ok((days?, open_intents(&open)?, cursor.try_get::<_, i64>(0)?.cast_unsigned()))
+        let (next, base) = (cursor.try_get::<_, i64>(0)?.cast_unsigned(), cursor.try_get::<_, i64>(1)?.cast_unsigned());
+        Ok((days?, open_intents(&open)?, base..next))
     });
     Ok(read?)
 }
@@ -104,6 +112,86 @@ pub(super) fn cursor(db: &Blocking) -> Result<u64, OpenError> {
     let next = db
         .ask(async |client| client.query_typed_one("SELECT next FROM search.cursor", &[]).await?.try_get::<_, i64>(0));
     Ok(next?.cast_unsigned())
+}
+
+/// From which entry on, and up to which one, there are search data.
+pub(super) fn reach(db: &Blocking) -> Result<(u64, u64), OpenError> {
+    let reach = db.ask(async |client| {
+        let row = client.query_typed_one("SELECT base, next FROM search.cursor", &[]).await?;
+        Ok((row.try_get::<_, i64>(0)?, row.try_get::<_, i64>(1)?))
+    });
+    Ok(reach.map(|(base, next)| (base.cast_unsigned(), next.cast_unsigned()))?)
+}
+
+/// Takes out what is about entries before `first`, while these are still there: what they count is subtracted. Only for
+/// who keeps, once the data reach so far; in one transaction, so in steps where there are many.
+pub(super) fn forget(db: &Blocking, first: u64) -> Result<(), OpenError> {
+    let (mut next, cursor) = reach(db)?;
+    if next >= first {
+        return Ok(());
+    }
+    let (base, mut adds, mut open) = (next, Adds::default(), HashMap::new());
+    while next < first {
+        for (seq, bytes) in db.read(next, first.min(next + READ_AT_MOST))? {
+            adds.see(seq, &Glance::at(seq, &bytes)?, &mut open);
+        }
+        (adds.begun, adds.ended, adds.resolved) = Default::default();
+        next = first.min(next + READ_AT_MOST);
+    }
+    let (from, to) = (signed(first), signed(cursor));
+    let later = db.ask(async |client| {
+        let rows = client.query_typed(ENDED_LATER, &[(&from, Type::INT8), (&to, Type::INT8)]).await?;
+        let read = |row: &tokio_postgres::Row| {
+            Ok(((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?), row.try_get::<_, i64>(3)?))
+        };
+        rows.iter().map(read).collect::<Result<Vec<_>, Error>>()
+    });
+    for (key, count) in later? {
+        *adds.days.entry(key).or_default() += count;
+    }
+    let (day, caller, outcome, counts) = columns(&adds.days);
+    let gone: Vec<i64> = counts.iter().map(|count| -count).collect();
+    let forgotten = db.ask(async |client| {
+        let moved = "UPDATE search.cursor SET base = $2 WHERE base = $1 AND next = $3";
+        client.batch_execute("BEGIN").await?;
+        let values: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&signed(base), Type::INT8), (&from, Type::INT8), (&to, Type::INT8)];
+        let is_ours = client.execute_typed(moved, &values).await? == 1;
+        if is_ours {
+            client.execute(COUNTED, &[&day, &caller, &outcome, &gone]).await?;
+            client.execute_typed("DELETE FROM search.day WHERE count <= 0", &[]).await?;
+            client.execute_typed("DELETE FROM search.request WHERE seq < $1", &[(&from, Type::INT8)]).await?;
+        }
+        client.batch_execute("COMMIT").await?;
+        Ok(is_ours)
+    });
+    ours(db, forgotten)
+}
+
+/// Days and their counts, column by column.
+type Columns<'a> = (Vec<i64>, Vec<&'a str>, Vec<&'a str>, Vec<i64>);
+
+fn columns(days: &BTreeMap<(i64, String, String), i64>) -> Columns<'_> {
+    let mut columns: Columns<'_> = Default::default();
+    for ((of, by, what), n) in days {
+        columns.0.push(*of);
+        columns.1.push(by.as_str());
+        columns.2.push(what.as_str());
+        columns.3.push(*n);
+    }
+    columns
+}
+
+/// Whether a transaction was one over the data as they were found.
+fn ours(db: &Blocking, is_ours: Result<bool, Fault>) -> Result<(), OpenError> {
+    let is_ours = is_ours.inspect_err(|_| {
+        let _ = db.ask(async |client| client.batch_execute("ROLLBACK").await);
+    });
+    match is_ours {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(OpenError::Unusable("the search data were begun anew meanwhile".to_owned())),
+        Err(fault @ (Fault::Lost(_) | Fault::Refused(..) | Fault::Unfit(_))) => Err(fault.into()),
+    }
 }
 
 impl Index {
@@ -138,15 +226,16 @@ impl Index {
     }
 }
 
-/// Holds what there is from `first` up to `cursor` against the entries: every row that they lead to, and no other.
+/// Holds what there is of `reach` against the entries: every row that they lead to, and no other.
 pub(super) fn compare(
     db: &Blocking,
-    (first, cursor): (u64, u64),
+    reach: std::ops::Range<u64>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<(), OpenError> {
+    let cursor = reach.end;
     let wrong =
         |seq: i64| OpenError::Damaged(format!("the search data are wrong about entry {seq}; audit reindex mends them"));
-    let (mut next, mut open, mut rows) = (first, HashMap::new(), 0);
+    let (mut next, mut open, mut rows) = (reach.start, HashMap::new(), 0);
     while next < cursor {
         let entries = db.read(next, cursor.min(next + READ_AT_MOST))?;
         let mut adds = Adds::default();
@@ -167,7 +256,7 @@ pub(super) fn compare(
         }
         rows += seqs.len() as u64;
         next = cursor.min(next + READ_AT_MOST);
-        progress(next - first, cursor - first);
+        progress(next - reach.start, cursor - reach.start);
     }
     let counted = db.ask(async |client| {
         let sql = "SELECT count(*) FROM search.request WHERE seq < $1";
@@ -183,13 +272,7 @@ pub(super) fn compare(
 
 fn write(db: &Blocking, adds: &Adds, first: u64, next: u64) -> Result<(), OpenError> {
     let (seqs, [ids, decisions, callers, sessions, groups], days) = &adds.begun;
-    let (mut day, mut caller, mut outcome, mut counts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for ((of, by, what), n) in &adds.days {
-        day.push(*of);
-        caller.push(by.as_str());
-        outcome.push(what.as_str());
-        counts.push(*n);
-    }
+    let (day, caller, outcome, counts) = columns(&adds.days);
     let written = db.ask(async |client| {
         let moved = "UPDATE search.cursor SET next = $2 WHERE next = $1";
         client.batch_execute("BEGIN").await?;
@@ -204,14 +287,7 @@ fn write(db: &Blocking, adds: &Adds, first: u64, next: u64) -> Result<(), OpenEr
         client.batch_execute("COMMIT").await?;
         Ok(is_ours)
     });
-    let is_ours = written.inspect_err(|_| {
-        let _ = db.ask(async |client| client.batch_execute("ROLLBACK").await);
-    });
-    match is_ours {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(OpenError::Unusable("the search data were begun anew meanwhile".to_owned())),
-        Err(fault @ (Fault::Lost(_) | Fault::Refused(..) | Fault::Unfit(_))) => Err(fault.into()),
-    }
+    ours(db, written)
 }
 
 impl Adds {

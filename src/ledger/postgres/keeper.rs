@@ -3,6 +3,7 @@
 
 use super::blocking::Blocking;
 use super::index::{self, Index};
+use super::pruned;
 use super::sealing::Sealer;
 use super::session::{Fault, Role};
 use super::writer::Seen;
@@ -33,7 +34,7 @@ pub(super) struct Keeper {
     seen: Arc<Seen>,
     metrics: Metrics,
     /// What has failed since it last went well, so that it is said once.
-    complained: [bool; 2],
+    complained: [bool; 3],
 }
 
 /// A running keeper.
@@ -70,7 +71,7 @@ impl Keeper {
             index: Index::default(),
             seen,
             metrics,
-            complained: [false; 2],
+            complained: [false; 3],
         };
         keeper.stand_for_election()?;
         Ok(keeper)
@@ -119,7 +120,15 @@ impl Keeper {
         }
         let sealed = self.with(|keeper, db| keeper.seal(db, begun, is_last));
         let filled = self.with(|keeper, db| keeper.fill(db, begun));
-        let is_done = !matches!((&sealed, &filled), (Ok(false), _) | (_, Ok(false)));
+        // Only over what was looked at just now.
+        let pruned = match (&sealed, &filled) {
+            (Ok(_), Ok(_)) if !is_last => {
+                self.with(|keeper, db| pruned::go_on(db, keeper.sealer.seen(), || since(begun) < SECOND))
+            }
+            _ => Ok(true),
+        };
+        let is_done = !matches!((&sealed, &filled, &pruned), (Ok(false), ..) | (_, Ok(false), _) | (.., Ok(false)));
+        self.ended(2, "ledger-not-pruned", pruned.map(drop));
         self.ended(0, "ledger-not-signed", sealed.map(drop));
         self.ended(1, "search-not-filled", filled.map(drop));
         is_done
@@ -228,12 +237,13 @@ pub(super) fn reindex(place: &config::Postgres, mut progress: impl FnMut(u64, u6
     let db = Blocking::open(place, Role::Migration)?;
     index::begin_anew(&db)?;
     let (length, mut index) = (db.length()?, Index::default());
+    let first = db.first()?;
     loop {
         let next = index::cursor(&db)?;
-        progress(next.min(length), length);
+        progress(next.min(length).saturating_sub(first), length.saturating_sub(first));
         if next >= length {
             db.close();
-            return Ok(length);
+            return Ok(length - first);
         }
         let free = db.ask(async |client| {
             client
@@ -242,8 +252,8 @@ pub(super) fn reindex(place: &config::Postgres, mut progress: impl FnMut(u64, u6
                 .try_get::<_, bool>(0)
         })?;
         if free {
-            let first = index.next(&db)?;
-            index.take(&db, first, &committed(&db, first, length.min(first + BATCH))?)?;
+            let next = index.next(&db)?;
+            index.take(&db, next, &committed(&db, next, length.min(next + BATCH))?)?;
         } else {
             std::thread::sleep(SECOND / 4);
         }

@@ -11,9 +11,11 @@ pub(super) const MISSING: &str =
 /// The steps, in order. One that was released is never changed.
 ///
 /// `head` is the one row that every batch locks: what is read after that is the newest, and nobody else's turn. The
-/// path of a commit touches ordered keys alone. `search` holds what is derived, and can be built anew. `pruned` has a row
-/// where the log begins elsewhere than at 0, `arriving` while a ledger is copied into the database.
-const STEPS: &[&str] = &["
+/// path of a commit touches ordered keys alone. `search` holds what is derived, and can be built anew. `pruned` has rows
+/// where the log begins elsewhere than at 0, or is to, each with the edge of the tree over what goes; `arriving` one while
+/// a ledger is copied into the database.
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE ledger.entry (seq bigint PRIMARY KEY, bytes bytea NOT NULL);
     CREATE TABLE ledger.head (
         one boolean PRIMARY KEY DEFAULT true CHECK (one), length bigint NOT NULL, latest_us bigint NOT NULL
@@ -63,13 +65,16 @@ const STEPS: &[&str] = &["
     CREATE INDEX ON search.request (seq) WHERE NOT settled;
     CREATE TABLE search.day (
         day bigint, caller text, outcome text, count bigint NOT NULL, PRIMARY KEY (day, caller, outcome)
-    );", "
+    );",
+    "
     CREATE TABLE ledger.pruned (
-        one boolean PRIMARY KEY DEFAULT true CHECK (one), seq bigint NOT NULL, first bigint NOT NULL, edge bytea NOT NULL
+        seq bigint PRIMARY KEY, first bigint NOT NULL, edge bytea NOT NULL, state smallint NOT NULL
     );
     CREATE TABLE ledger.arriving (
         one boolean PRIMARY KEY DEFAULT true CHECK (one), first bigint NOT NULL, next bigint NOT NULL, whole text
-    );"];
+    );
+    ALTER TABLE search.cursor ADD COLUMN base bigint NOT NULL DEFAULT 0;",
+];
 
 pub(super) const ARRIVING: &str =
     "a ledger is being copied into this database, and is not whole yet: `wasend-gateway ledger copy` goes on with it";

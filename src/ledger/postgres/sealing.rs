@@ -219,6 +219,11 @@ impl Sealer {
         self.waiting.clear();
     }
 
+    /// The head of the newest checkpoint that this replica has seen.
+    pub(super) fn seen(&self) -> &Head {
+        &self.seen
+    }
+
     /// The entry that the tree wants next; opens it where it is not yet.
     pub(super) fn next(&mut self, db: &Blocking) -> Result<u64, OpenError> {
         if self.tree.is_none() {

@@ -10,18 +10,14 @@ use super::op::{Op, Reading, Receipt};
 use super::prune::{self, Row, State, Step};
 use super::tree_store::TreeStore;
 use super::{Queue, database};
-use crate::clock::Timestamp;
 use crate::config;
 use crate::failpoint;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::entry::Encoded;
-use crate::ledger::prune::{Edge, Order, Stage, Why, body, latest, whole_bundles};
-use crate::ledger::tree::proof::Prover;
-use crate::ledger::tree::{Head, Tree, leaf_hash};
-use crate::ledger::verify::frozen::Frozen;
-use crate::ledger::verify::order;
-use crate::ledger::{OpenError, READ_AT_MOST, Reader};
+use crate::ledger::prune::{Edge, Order, Stage, Why, may_be, plan, whole_bundles};
+use crate::ledger::tree::Head;
+use crate::ledger::{OpenError, Reader};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -217,7 +213,7 @@ impl Pruner {
     /// What would go, held against what is signed: this is the last time that it can be. `Err` in it: nothing, and where
     /// the log begins.
     fn plan(&self, order: &Order) -> Result<Result<Plan, u64>, Stage> {
-        self.may_be(order.before)?;
+        may_be(order.before, self.retention, self.longest_budget)?;
         let ledger = SqliteReader::open(&self.folder)?;
         let db = database::open_to_read(&self.folder)?;
         let beginning = prune::beginning(&db)?;
@@ -230,77 +226,10 @@ impl Pruner {
         if let Some(stage) = self.kept_back(first)? {
             return Err(stage);
         }
-        let (mut tree, mut pairs, mut frozen) = match beginning {
-            None => (Tree::new(), order::Order::default(), Frozen::default()),
-            Some((pruned, edge)) => {
-                let head = pruned
-                    .head()
-                    .ok_or_else(|| OpenError::Damaged("the root of what was pruned is none".to_owned()))?;
-                let tree = Tree::open(&edge, &head).map_err(|e| OpenError::Damaged(e.to_string()))?;
-                (tree, order::Order::after(&pruned), Frozen::after(&pruned))
-            }
-        };
-        while tree.size() < first {
-            self.set(Stage::Looking { done: tree.size() - begin, of: first - begin });
-            let from = tree.size();
-            for (seq, bytes) in ledger.read(from, first.min(from + READ_AT_MOST))? {
-                if seq != tree.size() {
-                    break;
-                }
-                let seen = order::read(seq, &bytes).and_then(|entry| {
-                    pairs.see(&entry)?;
-                    frozen.see(&entry, &bytes)
-                });
-                seen.map_err(|what| OpenError::Damaged(format!("entry {seq} {what}")))?;
-                let _complete = tree.append(leaf_hash(&bytes));
-            }
-            if tree.size() == from {
-                return Err(OpenError::Damaged(format!("entry {from} is missing")).into());
-            }
-        }
-        self.compare(&tree.head())?;
-        let body = Encoded::new(&body(order, &tree.head(), pairs.carried(), frozen.all()))
-            .map_err(|e| OpenError::Unusable(format!("the entry cannot be written: {e}")))?;
-        Ok(Ok(Plan { first, body, edge: Edge::of(&tree) }))
-    }
-
-    /// Whether entries that are older than this may go at all.
-    fn may_be(&self, before: Timestamp) -> Result<(), Stage> {
-        let Some(retention) = self.retention else {
-            let words = "ledger.retention_days is not set: every entry is kept. Set how many days entries have to be kept, and \
-                 restart `serve`";
-            return Err(Stage::ended(Why::Usage, words));
-        };
-        let latest = latest(Timestamp::now(), retention, self.longest_budget);
-        if before <= latest {
-            return Ok(());
-        }
-        Err(Stage::ended(
-            Why::Usage,
-            format!(
-                "--before {before} is too late: by ledger.retention_days = {}, the budgets and the keys of the last 24 h only \
-                 entries before {latest} may go",
-                retention.as_secs() / 86_400
-            ),
-        ))
-    }
-
-    /// Whether the entries that would go are those that were signed.
-    fn compare(&self, head: &Head) -> Result<(), OpenError> {
-        let changed = |what: &dyn std::fmt::Display| {
-            OpenError::Damaged(format!(
-                "nothing was pruned: the first {} entries are not those that were signed ({what}); `audit verify` says \
-                 more",
-                head.size
-            ))
-        };
-        let tiles = TreeStore::open_to_read(&self.folder)?;
-        let signed = self.signed()?.ok_or_else(|| changed(&"there is no checkpoint"))?;
-        let mut prover = Prover::new(&tiles, signed.size).map_err(|e| changed(&e))?;
-        let mut root = |size| prover.root(size).map_err(|e| changed(&e));
-        if root(signed.size)? == signed.root && root(head.size)? == head.root {
-            return Ok(());
-        }
-        Err(changed(&"another root"))
+        let head = self.signed()?.ok_or_else(|| OpenError::Unusable("nothing has been signed yet".to_owned()))?;
+        let looking = |done, of| self.set(Stage::Looking { done, of });
+        let (body, edge) = plan(&ledger, order, beginning.as_ref().map(|(pruned, _)| pruned), first, &head, looking)?;
+        let body = Encoded::new(&body).map_err(|e| OpenError::Unusable(format!("the entry cannot be written: {e}")))?;
+        Ok(Ok(Plan { first, body, edge }))
     }
 }

@@ -1,0 +1,159 @@
+//! `audit prune` where replicas share a database: recorded by the command, carried out by the replica that keeps the tree.
+
+use crate::cluster::Cluster;
+use crate::old::{PHONE, said};
+use crate::promises::{ask, connect};
+use crate::running::{Gateway, command, eventually};
+use serde_json::Value;
+use std::path::Path;
+
+/// Entries 0 to 1999 of 400 days ago and 200 more of 20 days ago. The outcome of the intent in entry 10 came late.
+const SEED: &str = r#"
+INSERT INTO ledger.entry SELECT n, convert_to(format('{"v":1,"seq":%s,"time":"%s",%s}', n,
+    to_char((CASE WHEN n < 2000 THEN now() - interval '400 days' + n * interval '1 minute'
+        ELSE now() - interval '20 days' + n * interval '1 second' END) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS".000000Z"'),
+    CASE WHEN n IN (11, 2000) THEN '"kind":"policy","policy":"p"'
+        WHEN n % 10 = 4 THEN format('"kind":"refusal","request_id":"01900000-0000-7000-8000-%s","status":403,"code":"not-allowed","detail":"x","caller":"c%s","peer":"127.0.0.1"', lpad(to_hex(n + 100000), 12, '0'), n % 3)
+        WHEN n % 10 = 5 THEN format('"kind":"refusals-suppressed","caller":"c%s","since":"2026-01-01T00:00:00.000000Z","count":3,"codes":{"not-allowed":3}', n % 3)
+        WHEN n % 2 = 0 THEN format('"kind":"intent","request_id":"01900000-0000-7000-8000-%s","caller":"c%s","credential":"t1","peer":"127.0.0.1","session":"sess1","group":"%s@g.us","rule":"r","policy":"p"',
+            lpad(to_hex(n), 12, '0'), n % 3, CASE WHEN n < 1500 THEN 'PHONE' ELSE n::text END)
+        ELSE format('"kind":"outcome","request_id":"01900000-0000-7000-8000-%s","outcome":"%s","status":200,"sent":"yes"',
+            lpad(to_hex(CASE WHEN n = 2001 THEN 10 ELSE n - 1 END), 12, '0'), CASE WHEN n % 7 = 0 THEN 'refused' ELSE 'deleted' END)
+    END), 'UTF8') FROM generate_series(0, 2199) AS n;
+UPDATE ledger.head SET length = 2200, latest_us = (extract(epoch FROM now() - interval '19 days') * 1000000)::int8"#;
+const FIRST: u64 = 1_792;
+
+fn run(cluster: &Cluster, words: &[&str]) -> (Option<i32>, String) {
+    said(&command(words, &cluster.config()))
+}
+
+fn prune(cluster: &Cluster, before: &str) -> (Option<i32>, String) {
+    run(cluster, &["audit", "prune", "--before", before])
+}
+
+fn start(cluster: &Cluster, failpoints: &str) -> Gateway {
+    cluster.start(failpoints).unwrap_or_else(|(_, log)| panic!("{failpoints}: {log}"))
+}
+
+/// Waits until all of it is signed and searchable.
+fn settle(cluster: &Cluster) {
+    eventually("all is signed and searchable", || {
+        let (code, text) = run(cluster, &["audit", "verify", "--json"]);
+        let report: Value = serde_json::from_str(text.lines().next().unwrap_or_default()).unwrap_or_default();
+        let kept = report["entries"].as_u64().unwrap_or(0) - report["pruned"]["first"].as_u64().unwrap_or(0);
+        code == Some(0) && report["not_yet_covered"] == 0 && report["search_data_entries"] == kept
+    });
+}
+
+fn seeded() -> Cluster {
+    let mut cluster = Cluster::empty();
+    cluster.text = cluster.text.replace("kind = \"postgres\"\n", "kind = \"postgres\"\nretention_days = 30\n");
+    std::fs::write(cluster.config(), &cluster.text).unwrap();
+    assert_eq!(run(&cluster, &["migrate"]).0, Some(0));
+    cluster.database.ask(&SEED.replace("PHONE", PHONE));
+    cluster
+}
+
+fn deletes(replica: &Gateway) {
+    eventually("it deletes", || ask(&mut connect(replica.listen).unwrap()).expect("an answer").status == 200);
+}
+
+/// Whether a text stands in a file of the database's tables.
+fn stands_in(folder: &Path, bytes: &[u8]) -> bool {
+    std::fs::read_dir(folder).unwrap().flatten().any(|file| {
+        let path = file.path();
+        if path.is_dir() {
+            return stands_in(&path, bytes);
+        }
+        std::fs::read(&path).unwrap_or_default().windows(bytes.len()).any(|window| window == bytes)
+    })
+}
+
+#[test]
+fn killed_after_each_step_the_next_replica_goes_on_until_nothing_is_left_and_the_rest_is_as_before() {
+    let cluster = seeded();
+    let mut replica = start(&cluster, "");
+    settle(&cluster);
+    let whole = run(&cluster, &["audit", "search", "--json", "--limit", "1000", "--since", "60d"]).1;
+    assert!(whole.lines().count() > 50);
+    assert!(replica.stop().success());
+    let pruned = std::thread::scope(|scope| {
+        let pruning = scope.spawn(|| prune(&cluster, "60d"));
+        let points = ["signed", "begun", "forgotten", "deleted", "emptied", "ended"];
+        for point in points {
+            let mut killed = start(&cluster, &format!("prune-{point}=kill"));
+            assert_eq!(killed.ended().code(), None, "prune-{point} was not reached");
+            let (code, words) = run(&cluster, &["audit", "verify"]);
+            assert!(code == Some(0) || (code == Some(69) && words.contains("being pruned")), "{point}: {words}");
+        }
+        pruning.join().unwrap()
+    });
+    assert!(pruned.0 == Some(0) && pruned.1.contains(&format!("{FIRST} entries are gone")), "{pruned:?}");
+    let replica = start(&cluster, "");
+    deletes(&replica);
+    settle(&cluster);
+    let (code, words) = run(&cluster, &["audit", "export"]);
+    assert!(code == Some(0) && words.contains(&format!("entries before {FIRST} were pruned")), "{words}");
+    assert!(words.starts_with(&format!("{{\"v\":1,\"seq\":{FIRST},")) && !words.contains(PHONE));
+    let entry = replica_entry(&words);
+    assert_eq!((&entry["first"], &entry["carried_outcomes"]), (&FIRST.into(), &1.into()), "{entry}");
+    let (_, words) = run(&cluster, &["audit", "verify"]);
+    assert!(words.contains("were pruned on"), "{words}");
+    let now = run(&cluster, &["audit", "search", "--json", "--limit", "1000", "--since", "60d"]).1;
+    assert!(whole.lines().all(|line| now.contains(line)), "what is kept is found as before");
+    // What was subtracted is what would be counted anew.
+    let stats = |cluster: &Cluster| run(cluster, &["audit", "stats", "--json"]);
+    let subtracted = stats(&cluster);
+    assert_eq!(run(&cluster, &["audit", "reindex"]).0, Some(0));
+    assert_eq!(stats(&cluster), subtracted);
+    assert_eq!(prune(&cluster, "60d").0, Some(0), "nothing more");
+    // As far as the database lets one: its tables are written anew, and deletions wait for that.
+    cluster.database.ask("VACUUM (FULL) ledger.entry, search.request");
+    cluster.database.ask("CHECKPOINT");
+    assert!(!stands_in(&cluster.database.data().join("base"), PHONE.as_bytes()));
+    assert!(stands_in(&cluster.database.data().join("base"), b"2002@g.us"), "it can be found at all");
+    deletes(&replica);
+}
+
+fn replica_entry(export: &str) -> Value {
+    let line = export.lines().find(|line| line.contains("\"kind\":\"prune\"")).expect("an entry");
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn what_may_not_go_from_a_database_is_refused_in_words_and_an_older_schema_is_brought_up() {
+    let cluster = seeded();
+    let older = "DROP TABLE ledger.pruned, ledger.arriving; ALTER TABLE search.cursor DROP COLUMN base;
+        UPDATE ledger.version SET version = 1";
+    cluster.database.ask(older);
+    let (code, words) = run(&cluster, &["serve"]);
+    assert!(
+        code == Some(69) && words.contains("is of version 1, this program needs 2: run `wasend-gateway migrate"),
+        "{words}"
+    );
+    assert_eq!(run(&cluster, &["migrate"]).0, Some(0));
+    let mut replica = start(&cluster, "");
+    settle(&cluster);
+    assert!(replica.stop().success());
+    let refused = |before: &str, code: i32, words: &str| {
+        let (is, said) = prune(&cluster, before);
+        assert!(is == Some(code) && said.contains(words), "{is:?} {said}");
+        assert_eq!(
+            cluster.database.ask("SELECT min(seq), (SELECT count(*) FROM ledger.pruned) FROM ledger.entry"),
+            "0|0"
+        );
+    };
+    for young in ["29d", "1h", "2999-01-01"] {
+        refused(young, 64, "by ledger.retention_days = 30, the budgets");
+    }
+    refused("500d", 0, "nothing to prune");
+    cluster.database.ask("INSERT INTO ledger.unresolved VALUES (9000000000000000, 2, 0)");
+    refused("60d", 1, "entry 2 is an intent whose outcome is unknown");
+    cluster.database.ask("DELETE FROM ledger.unresolved");
+    cluster.database.ask("UPDATE ledger.entry SET bytes = convert_to(replace(convert_from(bytes, 'UTF8'), '127.0.0.1', '127.0.0.2'), 'UTF8') WHERE seq = 6");
+    refused("60d", 74, "are not those that were signed");
+    // A row alone is believed by nobody.
+    cluster.database.ask("INSERT INTO ledger.pruned VALUES (300, 256, '', 1)");
+    let (code, words) = run(&cluster, &["audit", "verify"]);
+    assert!(code == Some(74) && words.contains("entry 300 is to say where the log begins, and does not"), "{words}");
+}
