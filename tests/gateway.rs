@@ -95,6 +95,8 @@ mod resolving;
 mod restoring;
 #[path = "gateway/restoring_again.rs"]
 mod restoring_again;
+#[path = "gateway/restoring_replicas.rs"]
+mod restoring_replicas;
 #[path = "gateway/running.rs"]
 mod running;
 #[path = "gateway/sandbox.rs"]

@@ -16,6 +16,7 @@ mod lease;
 mod op;
 mod plan;
 mod pruned;
+mod restore;
 mod schema;
 mod sealing;
 mod session;
@@ -30,6 +31,7 @@ pub use acting::{Acting, Replica};
 pub(super) use arriving::Arriving;
 pub use asking::PostgresReader;
 pub use pruned::Pruning;
+pub use restore::restore;
 pub use schema::Migrated;
 
 use super::admission::{Answered, Asked, Question};

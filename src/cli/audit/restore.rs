@@ -3,6 +3,7 @@
 use super::section;
 use crate::cli::{Exit, page};
 use crate::config::file;
+use crate::ledger::postgres;
 use crate::ledger::sqlite::{self, RestoreFault, Restored, Wish};
 use rustix::fs::Mode;
 use std::path::PathBuf;
@@ -36,10 +37,10 @@ pub(super) fn run(options: &Options) -> Exit {
         Ok(config) => config,
         Err(exit) => return exit,
     };
-    if config.postgres.is_some() {
+    if config.postgres.is_some() && options.from.is_some() {
         page::complain(
-            "the ledger is in PostgreSQL: put it back with pg_restore, or with the database's own backups; \
-             docs/postgresql.md says how",
+            "the ledger is in PostgreSQL: put it back with pg_restore, or with the database's own backups, then ask \
+             without --from; docs/postgresql.md says how",
         );
         return Exit::Usage;
     }
@@ -54,14 +55,19 @@ pub(super) fn run(options: &Options) -> Exit {
     let kept = kept.as_ref().map(|(place, note)| (place.as_str(), note.as_str()));
     let wish = Wish { from: options.from.as_deref(), kept, accept_loss: options.accept_loss };
     let mut progress = page::Progress::new();
-    let restored = sqlite::restore(&config, &wish, |_, done, all| progress.tick(done, all));
+    let is_shared = config.postgres.is_some();
+    let restored = if is_shared {
+        postgres::restore(&config, kept, options.accept_loss, |done, all| progress.tick(done, all))
+    } else {
+        sqlite::restore(&config, &wish, |_, done, all| progress.tick(done, all))
+    };
     match restored {
         Ok(restored) if options.json => {
             page::json(&json(&restored));
             Exit::Done
         }
         Ok(restored) => {
-            page::line(words(&restored));
+            page::line(if is_shared { shared(&restored) } else { words(&restored) });
             Exit::Done
         }
         Err(RestoreFault::Wish(words)) => {
@@ -86,6 +92,25 @@ fn json(restored: &Restored) -> serde_json::Value {
             "carried": carried,
         }),
         Restored::Finished => serde_json::json!({"log": "finished"}),
+    }
+}
+
+fn shared(restored: &Restored) -> String {
+    match restored {
+        Restored::Continued { origin, entries, signed } => format!(
+            "the database has {entries} entries, with all {} that were signed: the log {origin} goes on. Nothing was \
+             changed; start the replicas",
+            signed.size
+        ),
+        Restored::Begun { origin, number, entries, carried, .. } => format!(
+            "{entries} entries are left of the old log, in the schemas ledger_{number} and search_{number}.\nThe new log is \
+             {origin}, with a key of its own in ledger.signing_key_file: give that file to each replica, and the key to \
+             those who verify (`audit checkpoint --vkey`). Its first entry says what is lost; {carried} intents without a \
+             known end go on in it.\nThe old key and the copies of the old checkpoint stay beside the new ones"
+        ),
+        Restored::Finished => {
+            "a restore that had been interrupted is finished: nothing else was done. Start the replicas".to_owned()
+        }
     }
 }
 

@@ -23,7 +23,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long it may go on catching up after the last commit.
 const LAST: Duration = Duration::from_secs(2);
 /// Any number that is ours.
-const LOCK: i64 = 0x7767_6d02;
+pub(super) const LOCK: i64 = 0x7767_6d02;
 
 /// The thread's own.
 pub(super) struct Keeper {

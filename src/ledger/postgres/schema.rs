@@ -79,6 +79,25 @@ const STEPS: &[&str] = &[
 pub(super) const ARRIVING: &str =
     "a ledger is being copied into this database, and is not whole yet: `wasend-gateway ledger copy` goes on with it";
 
+/// Puts a ledger aside under its number, and makes an empty one in its place; freezes hold on, budgets stay spent, and
+/// keys stay known, but their entries have no numbers here.
+pub(super) fn successor(number: u64) -> Vec<String> {
+    let aside = format!(
+        "ALTER SCHEMA ledger RENAME TO ledger_{number}; ALTER SCHEMA search RENAME TO search_{number};
+         CREATE SCHEMA ledger; CREATE TABLE ledger.version (version integer NOT NULL)"
+    );
+    let take_over = format!(
+        "INSERT INTO ledger.version VALUES ({});
+         INSERT INTO ledger.frozen TABLE ledger_{number}.frozen;
+         INSERT INTO ledger.idempotency
+            SELECT key, since_us, -1, target, request_id, answered FROM ledger_{number}.idempotency;
+         INSERT INTO ledger.spent SELECT counter, ordinal, time_us, -1 FROM ledger_{number}.spent",
+        newest()
+    );
+    let steps = STEPS.iter().map(|step| (*step).to_owned());
+    std::iter::once(aside).chain(steps).chain(std::iter::once(take_over)).collect()
+}
+
 /// Any number that is ours, so that two migrations wait for each other.
 const LOCK: i64 = 0x7767_6d01;
 

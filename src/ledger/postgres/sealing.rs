@@ -72,13 +72,13 @@ pub(super) fn load(config: &config::Ledger) -> Result<SigningKey, OpenError> {
     }
 }
 
-fn file_of(config: &config::Ledger) -> Result<&Path, OpenError> {
+pub(super) fn file_of(config: &config::Ledger) -> Result<&Path, OpenError> {
     let missing = || OpenError::Unusable("ledger.signing_key_file is missing".to_owned());
     config.signing_key_file.as_deref().ok_or_else(missing)
 }
 
 /// A log that has been signed with a key is not gone on with by another.
-fn is_the_one(stored: &str, key: &SigningKey) -> Result<(), OpenError> {
+pub(super) fn is_the_one(stored: &str, key: &SigningKey) -> Result<(), OpenError> {
     let is = key.verifying_key().to_string();
     if is == stored {
         return Ok(());
