@@ -67,18 +67,21 @@ impl Moving {
         assert!(code == Some(69) && words.iter().all(|words| log.contains(words)), "{code:?} {log}");
     }
 
-    /// What is said when a copy is served that is not whole.
+    /// What is said when a copy is served that is not whole, or is to be gone on with as another log.
     fn is_not_there(&self) {
         let (code, log) = self.cluster.start("").err().expect("it is not served");
         assert!(code == Some(69) && log.contains("not whole yet"), "{code:?} {log}");
+        // Nor does another log begin in it.
+        let (code, words) = run(&["audit", "restore", "--accept-loss"], &self.cluster.config());
+        assert!(code == Some(69) && words.contains("not whole yet"), "{code:?} {words}");
     }
 }
 
-fn give_key(ledger: &Path, cluster: &Cluster) {
+pub fn give_key(ledger: &Path, cluster: &Cluster) {
     std::fs::copy(ledger.join("signing-key"), cluster.config().with_file_name("signing-key")).unwrap();
 }
 
-fn copy(from: &Path, to: &Path, failpoints: &str) -> Said {
+pub fn copy(from: &Path, to: &Path, failpoints: &str) -> Said {
     let mut copying = Command::new(BINARY);
     copying.args(["ledger", "copy", "--from"]).arg(from).arg("--to").arg(to).env(FAILPOINTS, failpoints);
     said(&copying.output().unwrap())

@@ -1,7 +1,8 @@
 //! `audit prune` where replicas share a database: recorded by the command, carried out by the replica that keeps the tree.
 
 use crate::cluster::Cluster;
-use crate::old::{PHONE, said};
+use crate::moving::{copy, give_key};
+use crate::old::{Old, PHONE, said};
 use crate::promises::{ask, connect};
 use crate::running::{Gateway, command, eventually};
 use serde_json::Value;
@@ -45,10 +46,15 @@ fn settle(cluster: &Cluster) {
     });
 }
 
-fn seeded() -> Cluster {
+fn retaining() -> Cluster {
     let mut cluster = Cluster::empty();
     cluster.text = cluster.text.replace("kind = \"postgres\"\n", "kind = \"postgres\"\nretention_days = 30\n");
     std::fs::write(cluster.config(), &cluster.text).unwrap();
+    cluster
+}
+
+fn seeded() -> Cluster {
+    let cluster = retaining();
     assert_eq!(run(&cluster, &["migrate"]).0, Some(0));
     cluster.database.ask(&SEED.replace("PHONE", PHONE));
     cluster
@@ -113,6 +119,45 @@ fn killed_after_each_step_the_next_replica_goes_on_until_nothing_is_left_and_the
     assert!(!stands_in(&cluster.database.data().join("base"), PHONE.as_bytes()));
     assert!(stands_in(&cluster.database.data().join("base"), b"2002@g.us"), "it can be found at all");
     deletes(&replica);
+}
+
+#[test]
+fn a_ledger_that_was_pruned_before_it_moved_is_pruned_further_and_its_tree_goes_on_from_there() {
+    let old = Old::new(2_000, 200, "retention_days = 30");
+    let serving = old.settled();
+    let time = |line: &str| {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        entry["time"].as_str().unwrap().to_owned()
+    };
+    let sixth = old.run(&["audit", "export"]).1.lines().nth(600).map(time).unwrap();
+    let (code, words) = old.run(&["audit", "prune", "--before", &sixth]);
+    assert!(code == Some(0) && words.contains("512 entries are gone"), "{words}");
+    drop(serving);
+    let mut cluster = retaining();
+    give_key(&old.ledger(), &cluster);
+    cluster.migrate();
+    let (code, words) = copy(&old.config(), &cluster.config(), "");
+    assert_eq!(code, Some(0), "{words}");
+    cluster.join(1);
+    settle(&cluster);
+    let since = |cluster: &Cluster| run(cluster, &["audit", "search", "--json", "--limit", "1000", "--since", "60d"]).1;
+    let whole = since(&cluster);
+    assert!(whole.lines().count() > 50);
+    let (code, words) = prune(&cluster, "60d");
+    assert!(code == Some(0) && words.contains(&format!("{} entries are gone", FIRST - 512)), "{words}");
+    settle(&cluster);
+    assert_eq!(cluster.database.ask("SELECT min(seq) FROM ledger.entry"), FIRST.to_string());
+    assert!(whole.lines().all(|line| since(&cluster).contains(line)), "what is kept is found as before");
+    let subtracted = run(&cluster, &["audit", "stats", "--json"]).1;
+    assert_eq!(run(&cluster, &["audit", "reindex"]).0, Some(0));
+    assert_eq!(run(&cluster, &["audit", "stats", "--json"]).1, subtracted);
+    // From the edge that the newer prune has kept, where the other hashes are lost.
+    assert!(cluster.replicas.remove(0).stop().success());
+    cluster.database.ask("DELETE FROM ledger.tile");
+    cluster.join(1);
+    eventually("the tree is built anew", || run(&cluster, &["audit", "verify"]).0 == Some(0));
+    deletes(&cluster.replicas[0]);
+    settle(&cluster);
 }
 
 fn replica_entry(export: &str) -> Value {
