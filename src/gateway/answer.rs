@@ -81,7 +81,8 @@ pub(super) fn rate_fields(headers: &mut HeaderMap, standings: &[Standing]) {
     if standings.is_empty() {
         return;
     }
-    let (mut policy, mut state) = (String::new(), String::new());
+    let room = || String::with_capacity(64 * standings.len());
+    let (mut policy, mut state) = (room(), room());
     for (index, standing) in standings.iter().enumerate() {
         let comma = if index == 0 { "" } else { ", " };
         let name = &standing.name;

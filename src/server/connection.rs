@@ -13,7 +13,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustls::ServerConnection;
 use std::net::{IpAddr, SocketAddr};
@@ -128,9 +128,9 @@ impl Connection {
                 response
             }
         });
+        // The guard times the heads: hyper reads what stands ready, and needs no timer of its own for each request.
         let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.patience.head + self.patience.idle + Duration::from_secs(1))
+            .header_read_timeout(None)
             .half_close(true)
             .max_buf_size(2 * crate::head::MAX_BYTES)
             .serve_connection(TokioIo::new(guard), service);

@@ -7,6 +7,7 @@ use crate::clock::moment;
 use crate::head::{Head, HeadFault, Progress};
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
@@ -200,8 +201,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             } else {
                 self.time(Timing::Head, self.patience.head);
             }
-            let mut bytes = [0_u8; 4096];
-            let mut buffer = ReadBuf::new(&mut bytes);
+            let mut bytes = [MaybeUninit::uninit(); 4096];
+            let mut buffer = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.arrived.extend_from_slice(buffer.filled()),
@@ -284,8 +285,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
             this.time(Timing::Linger, LINGER);
         }
         loop {
-            let mut bytes = [0_u8; 4096];
-            let mut buffer = ReadBuf::new(&mut bytes);
+            let mut bytes = [MaybeUninit::uninit(); 4096];
+            let mut buffer = ReadBuf::uninit(&mut bytes);
             match Pin::new(&mut this.inner).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() && this.lingered < LINGER_BYTES => {
                     this.lingered += buffer.filled().len();

@@ -12,82 +12,98 @@ use tracing_subscriber::registry::LookupSpan;
 /// `{"timestamp":…,"level":…,` and the event's own members, `message` among them.
 pub(super) struct Lines;
 
+/// About as long as a request's line is.
+const USUAL: usize = 768;
+
 impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(&self, _: &FmtContext<'_, S, N>, mut to: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        write!(to, "{{\"timestamp\":\"{}\",\"level\":\"{}\"", Timestamp::now(), event.metadata().level())?;
-        let mut members = Members { to: &mut to, result: Ok(()) };
+        // Put together here and handed over once: what is handed over goes through two indirections each time.
+        let mut members = Members { line: String::with_capacity(USUAL), result: Ok(()) };
+        let (line, level) = (&mut members.line, event.metadata().level().as_str());
+        write!(line, "{{\"timestamp\":\"{}\",\"level\":\"{level}\"", Timestamp::now())?;
         event.record(&mut members);
         members.result?;
-        to.write_str("}\n")
+        members.line.push_str("}\n");
+        to.write_str(&members.line)
     }
 }
 
-struct Members<'a, 'w> {
-    to: &'a mut Writer<'w>,
+struct Members {
+    line: String,
     result: fmt::Result,
 }
 
-impl Members<'_, '_> {
-    fn member(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        if self.result.is_ok() {
-            self.result = write!(self.to, ",\"{}\":{value}", field.name());
+impl Members {
+    /// Begins a member.
+    fn name(&mut self, field: &Field) -> &mut String {
+        for part in [",\"", field.name(), "\":"] {
+            self.line.push_str(part);
         }
+        &mut self.line
     }
 
-    fn text(&mut self, field: &Field, value: fmt::Arguments<'_>) {
-        if self.result.is_ok() {
-            self.result = write!(self.to, ",\"{}\":\"", field.name())
-                .and_then(|()| Escaped(self.to).write_fmt(value))
-                .and_then(|()| self.to.write_char('"'));
-        }
+    fn text(&mut self, field: &Field, write: impl FnOnce(&mut Escaped<'_>) -> fmt::Result) {
+        let line = self.name(field);
+        line.push('"');
+        let result = write(&mut Escaped(line));
+        line.push('"');
+        self.result = self.result.and(result);
     }
 }
 
-impl Visit for Members<'_, '_> {
+impl Visit for Members {
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.member(field, format_args!("{value}"));
+        let line = self.name(field);
+        line.push_str(itoa::Buffer::new().format(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.member(field, format_args!("{value}"));
+        let line = self.name(field);
+        line.push_str(itoa::Buffer::new().format(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.member(field, format_args!("{value}"));
+        self.name(field).push_str(if value { "true" } else { "false" });
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, format_args!("{value}"));
+        self.text(field, |to| to.write_str(value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.text(field, format_args!("{value:?}"));
+        self.text(field, |to| write!(to, "{value:?}"));
     }
 }
 
 /// Escapes what goes through it as the inside of a JSON string (RFC 8259 §7).
-struct Escaped<'a, 'w>(&'a mut Writer<'w>);
+struct Escaped<'a>(&'a mut String);
 
-impl Write for Escaped<'_, '_> {
+impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Nearly everything is plain, and goes through whole.
+        if text.bytes().all(|b| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\') {
+            self.0.push_str(text);
+            return Ok(());
+        }
         let mut rest = text;
         while let Some(at) = rest.find(|c| c < ' ' || matches!(c, '"' | '\\' | '\u{7f}'..='\u{9f}')) {
             let (plain, from) = rest.split_at(at);
-            self.0.write_str(plain)?;
+            self.0.push_str(plain);
             let mut characters = from.chars();
             match characters.next() {
-                Some(c @ ('"' | '\\')) => write!(self.0, "\\{c}")?,
-                Some('\n') => self.0.write_str("\\n")?,
+                Some(c @ ('"' | '\\')) => self.0.extend(['\\', c]),
+                Some('\n') => self.0.push_str("\\n"),
                 Some(c) => write!(self.0, "\\u{:04x}", u32::from(c))?,
                 None => {}
             }
             rest = characters.as_str();
         }
-        self.0.write_str(rest)
+        self.0.push_str(rest);
+        Ok(())
     }
 }
 

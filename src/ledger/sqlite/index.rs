@@ -14,7 +14,7 @@ use super::follower::{Follow, Forgot};
 use crate::ledger::OpenError;
 use crate::ledger::glance::Glance;
 use crate::ledger::stats::{Open, count};
-use posting::{SEGMENT, term};
+use posting::{Recent, SEGMENT, term};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ struct Waiting {
     /// Request id, where its resolution stands, and whether that settles it.
     resolutions: Vec<(String, u64, bool)>,
     days: BTreeMap<(i64, String, String), u64>,
+    recent: Recent,
 }
 
 impl Index {
@@ -122,7 +123,7 @@ impl Filling {
 
     /// One transaction for a whole segment, together with the cursor.
     fn write(&mut self) -> rusqlite::Result<()> {
-        let Waiting { mut postings, outcomes, resolutions, days } = std::mem::take(&mut self.waiting);
+        let Waiting { mut postings, outcomes, resolutions, days, .. } = std::mem::take(&mut self.waiting);
         let (from, until) = (self.meta.cursor, self.next);
         let newest = from / self.meta.width;
         let transaction = self.db.transaction()?;
@@ -151,9 +152,13 @@ impl Filling {
 
 impl Waiting {
     fn see(&mut self, seq: u64, entry: &Glance<'_>, width: u64, open: &mut HashMap<String, Open>) {
-        let mut post = |seq: u64, field: &str, value: &str| {
+        let recent = &mut self.recent;
+        let mut post = |seq: u64, field: &'static str, value: &str| {
             if !value.is_empty() {
-                self.postings.push((seq / width, term(field, value), u16::try_from(seq % width).unwrap_or(0)));
+                // Ids hardly come twice.
+                let is_word = !matches!(field, "request_id" | "group");
+                let term = if is_word { recent.term(field, value) } else { term(field, value) };
+                self.postings.push((seq / width, term, u16::try_from(seq % width).unwrap_or(0)));
             }
         };
         post(seq, "request_id", &entry.request_id);

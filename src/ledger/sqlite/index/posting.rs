@@ -15,6 +15,34 @@ pub(in crate::ledger::sqlite) fn term(field: &str, value: &str) -> i64 {
     i64::from_be_bytes(bytes) & i64::MAX
 }
 
+/// Terms that were wanted lately: a log says the same few words over and over, and comparing costs less than hashing.
+#[derive(Default)]
+pub(in crate::ledger::sqlite) struct Recent {
+    terms: Vec<(&'static str, String, i64)>,
+    oldest: usize,
+}
+
+/// As many as are looked through faster than one is hashed.
+const RECENT: usize = 8;
+
+impl Recent {
+    /// As [`term`].
+    pub(in crate::ledger::sqlite) fn term(&mut self, field: &'static str, value: &str) -> i64 {
+        let known = self.terms.iter().find(|(known, text, _)| *known == field && text == value);
+        if let Some((_, _, term)) = known {
+            return *term;
+        }
+        let new = (field, value.to_owned(), term(field, value));
+        let hash = new.2;
+        match self.terms.get_mut(self.oldest) {
+            Some(oldest) => *oldest = new,
+            None => self.terms.push(new),
+        }
+        self.oldest = (self.oldest + 1) % RECENT;
+        hash
+    }
+}
+
 /// Offsets in a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::ledger::sqlite) struct Set([u64; WORDS]);
@@ -113,6 +141,17 @@ mod tests {
             prop_assert_eq!(list(&bytes), Some(offsets.clone()).filter(|offsets| !offsets.is_empty()));
             prop_assert_eq!(set.is_empty(), offsets.is_empty());
             prop_assert_eq!(set.offsets().collect::<Vec<_>>(), offsets);
+        }
+    }
+
+    #[test]
+    fn a_term_is_the_same_whether_it_was_wanted_lately_or_not() {
+        let mut recent = Recent::default();
+        for n in (0..40).chain(30..40).chain(0..3) {
+            for field in ["caller", "session"] {
+                assert_eq!(recent.term(field, &n.to_string()), term(field, &n.to_string()));
+            }
+            assert!(recent.terms.len() <= RECENT);
         }
     }
 
