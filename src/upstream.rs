@@ -30,6 +30,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio_util::context::TokioContext;
 
 /// A pool that lets go well before servers do (many at 5 s) never races with them.
 const IDLE: Duration = Duration::from_secs(2);
@@ -56,8 +58,9 @@ pub struct Upstream {
 
 /// How a request goes out.
 enum Way {
+    /// Its connections live in a runtime apart from who waits for them.
     #[expect(clippy::disallowed_types, reason = "this is the one place")]
-    Real(reqwest::Client),
+    Real(reqwest::Client, Handle),
     /// To a provider that a test holds in its hand.
     #[cfg(test)]
     Simulated(simulated::Way),
@@ -70,7 +73,10 @@ impl Way {
     /// There was no connection, so that nothing was sent; or it was lost, and nobody knows.
     async fn execute(&self, request: reqwest::Request) -> Result<Response, Failed> {
         match self {
-            Self::Real(client) => client.execute(request).await.map_err(|e| answer::failed(&e)),
+            Self::Real(client, connections) => {
+                let executing = TokioContext::new(client.execute(request), connections.clone());
+                executing.await.map_err(|e| answer::failed(&e))
+            }
             #[cfg(test)]
             Self::Simulated(way) => way.execute(request).await,
         }
@@ -139,11 +145,13 @@ impl Upstream {
         key.into_iter().chain(roots).collect()
     }
 
-    /// Builds the client and reads the key.
+    /// Builds the client and reads the key. Its connections live in the runtime of `connections`, apart from who waits
+    /// for them: a provider that keeps these threads busy, with interim answers without an end, keeps nobody from
+    /// noticing the deadline.
     ///
     /// # Errors
     /// In words, naming the configuration's key.
-    pub fn new(config: &config::Upstream) -> Result<Self, String> {
+    pub fn new(config: &config::Upstream, connections: Handle) -> Result<Self, String> {
         let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
@@ -166,7 +174,7 @@ impl Upstream {
             .dns_resolver(Arc::new(resolver::Public { allow_private: loopback || config.allow_private }))
             .build()
             .map_err(|e| format!("upstream: {e}"))?;
-        Self::over(Way::Real(client), config)
+        Self::over(Way::Real(client, connections), config)
     }
 
     /// Reads the key, for the configuration's URL.

@@ -94,7 +94,7 @@ async fn serve(folder: &std::path::Path, provider: SocketAddr) -> SocketAddr {
     let config = load(&file).expect("a good configuration").config;
     let (metrics, _) = Metrics::new();
     let (ledger, _) = Sqlite::open(&config.ledger, metrics.clone()).expect("a ledger");
-    let upstream = Upstream::new(&config.upstream).expect("a way to the provider");
+    let upstream = Upstream::new(&config.upstream, tokio::runtime::Handle::current()).expect("a way to the provider");
     let store = Store::new(&config.limits, metrics.clone()).expect("rates");
     let gateway = Arc::new(Gateway::new(&config, store, Arc::new(ledger), Arc::new(upstream), metrics));
     let any = SocketAddr::from(([127, 0, 0, 1], 0));

@@ -53,15 +53,19 @@ pub(super) fn run(file: &Path) -> Exit {
     #[cfg(debug_assertions)]
     crate::failpoint::arm(loaded.failpoints);
     let runtimes = process::operators_runtime()
-        .and_then(|operators| Ok((tokio::runtime::Builder::new_multi_thread().enable_all().build()?, operators)));
-    let (runtime, operators) = match runtimes {
+        .and_then(|operators| Ok((process::runtime("callers")?, process::runtime("provider")?, operators)));
+    let (runtime, provider, operators) = match runtimes {
         Ok(runtimes) => runtimes,
         Err(error) => {
             page::complain(format_args!("the runtime cannot be started: {error}"));
             return Exit::Unavailable;
         }
     };
-    runtime.block_on(serve(file, (loaded.config, loaded.effective), watched, &operators)).unwrap_or_else(|exit| exit)
+    let apart = (provider.handle(), &operators);
+    let served = runtime.block_on(serve(file, (loaded.config, loaded.effective), watched, apart));
+    // Not waited for: a question for the provider's address may have no answer for long.
+    provider.shutdown_background();
+    served.unwrap_or_else(|exit| exit)
 }
 
 fn usage(what: impl Display) -> Exit {
@@ -158,14 +162,14 @@ async fn serve(
     file: &Path,
     (mut config, effective): (Config, Vec<[String; 3]>),
     watched: Beginning,
-    ops_runtime: &Handle,
+    (provider_runtime, ops_runtime): (&Handle, &Handle),
 ) -> Result<Exit, Exit> {
     let faults = super::check_config::of_files(&config);
     if !faults.is_empty() {
         return Err(page::faults(file, &faults));
     }
     process::outlive_long_files().map_err(|_| Exit::Unavailable)?;
-    let upstream = Upstream::new(&config.upstream).map_err(usage)?;
+    let upstream = Upstream::new(&config.upstream, provider_runtime.clone()).map_err(usage)?;
     let callers_tls = certificate("listen.tls", config.listen.tls.as_ref())?;
     let ops_tls = certificate("ops.tls", config.ops.tls.as_ref())?;
     let connections = process::connections(&config.listen).map_err(|what| {

@@ -1,10 +1,10 @@
-//! What the process asks of the system before it serves: that nobody reads its memory, enough descriptors, and a
-//! thread for the operators' port.
+//! What the process asks of the system before it serves: that nobody reads its memory, enough descriptors, and threads
+//! for callers, for the provider and for the operators' port.
 
 use crate::config;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 
 /// For the operators' port, the ledger, the log, and files that a reload reads.
 const KEPT: u64 = 192;
@@ -34,6 +34,14 @@ pub(super) fn keep_files_to_ourselves() {
 pub(super) fn outlive_long_files() -> std::io::Result<()> {
     let too_long = tokio::signal::unix::SignalKind::from_raw(nix::sys::signal::Signal::SIGXFSZ as i32);
     tokio::signal::unix::signal(too_long).map(drop)
+}
+
+/// A runtime with a thread for each core.
+///
+/// # Errors
+/// The system's, when there are no threads to be had.
+pub(super) fn runtime(name: &str) -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build()
 }
 
 /// A runtime of one thread for the operators' port, which must answer whatever keeps the callers' threads busy. It runs
