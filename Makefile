@@ -11,7 +11,7 @@ home := $(or $(CARGO_HOME),$(HOME)/.cargo)
 target := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 paths := $(home)=/cargo $(CURDIR)=/src $(target)=/target
 
-.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-prune bench-replicas demo image deny deny-advisories sbom release reproducible coverage mutants
+.PHONY: help test soak fuzz lint fmt bench bench-asking bench-append bench-growth bench-hostile bench-prune bench-replicas demo image deny deny-advisories sbom release reproducible coverage mutants
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-append: ## Measure how fast the ledger takes entries, beside the same byte
 
 bench-growth: ## Measure whether the ledger's size costs anything: at 0, 1 and 10 million entries (SIZES)
 	bash benches/growth.sh
+
+bench-hostile: ## Measure what callers that misbehave cost good ones: their p99 alone and beside SOCKETS slow sockets, floods, hang-ups
+	bash benches/hostile.sh
 
 bench-replicas: ## Measure what three replicas record in one PostgreSQL, beside one, and beside batches of one
 	bash benches/replicas.sh
