@@ -52,9 +52,8 @@ pub(super) fn run(file: &Path) -> Exit {
     process::keep_files_to_ourselves();
     #[cfg(debug_assertions)]
     crate::failpoint::arm(loaded.failpoints);
-    let runtimes = process::operators_runtime()
-        .and_then(|operators| Ok((process::runtime("callers")?, process::runtime("provider")?, operators)));
-    let (runtime, provider, operators) = match runtimes {
+    let runtimes = process::operators_runtime().and_then(|operators| Ok((process::runtimes()?, operators)));
+    let ((runtime, provider), operators) = match runtimes {
         Ok(runtimes) => runtimes,
         Err(error) => {
             page::complain(format_args!("the runtime cannot be started: {error}"));

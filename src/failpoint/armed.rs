@@ -55,8 +55,9 @@ const POINTS: &[&str] = &[
     "stop-after-commit",
 ];
 
-/// Faults of ours that a test must notice: without them nobody knows whether the crash tests could fail.
-const SWITCHES: &[&str] = &["answer-before-commit", "synchronous-normal", "other-url"];
+/// Faults of ours that a test must notice: without them nobody knows whether the crash tests could fail. And one way of
+/// two (`sync-elsewhere`: a thread of its own syncs each commit) that would take more load than a test makes.
+const SWITCHES: &[&str] = &["answer-before-commit", "synchronous-normal", "sync-elsewhere", "other-url"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {

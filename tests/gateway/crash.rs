@@ -1,5 +1,6 @@
 //! The process is killed at random moments and at every named point, under load, again and again on one ledger.
 
+use crate::injected::WAYS;
 use crate::promises::{Heard, Promises, ask, connect};
 use crate::provider::Provider;
 use crate::running::{Gateway, TOKEN, caller, command, configuration, eventually};
@@ -103,12 +104,13 @@ fn points() -> Vec<String> {
 #[test]
 fn killed_at_every_named_point_it_keeps_every_promise() {
     let (mut random, mut crashes, points) = (Random::new(), Crashes::new(), points());
+    let mut way = WAYS.iter().cycle();
     assert!(points.len() >= 25, "{points:?}");
     let rounds = count(50);
     for round in 0..rounds {
         for point in &points {
             let at = if point.starts_with("recovery") || point.starts_with("stop") { 1 } else { 1 + random.below(12) };
-            match crashes.start(&format!("{point}=kill@{at}")) {
+            match crashes.start(&format!("{point}=kill@{at};{}", way.next().unwrap())) {
                 Err((code, _)) => assert!(code.is_none() && point.starts_with("recovery"), "{point}"),
                 Ok(mut gateway) => {
                     let load = Load::on(gateway.listen);

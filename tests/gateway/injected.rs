@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Those that the process makes on files.
 const CALLS: [&str; 8] = ["openat", "pwrite64", "write", "fdatasync", "fsync", "ftruncate", "fallocate", "unlink"];
+/// A commit is synced by the thread that made it, or by one of its own.
+pub const WAYS: [&str; 2] = ["", "sync-elsewhere"];
 const ERRORS: [&str; 2] = ["EIO", "ENOSPC"];
 
 /// A folder whose ledger is not there yet, or was left behind with an open intent.
@@ -44,13 +46,13 @@ fn strace(folder: &Path, rest: &[&str]) -> Vec<String> {
 }
 
 /// A start, deletions, a refusal and a stop under strace, then a start without it. Returns strace's log.
-fn life(folder: &Arc<tempfile::TempDir>, rest: &[&str], what: &str) -> String {
+fn life(folder: &Arc<tempfile::TempDir>, rest: &[&str], way: &str, what: &str) -> String {
     let provider = Provider::start();
     let text = configuration(&provider.url(), &[("ledger", "reserve_kib = 64")], &caller("moderation", TOKEN, ""));
     let words = strace(folder.path(), rest);
     let wrapper: Vec<&str> = words.iter().map(String::as_str).collect();
     let mut promises = Promises::default();
-    match Gateway::attempt(folder.clone(), &text, &[(FAILPOINTS, "")], &wrapper) {
+    match Gateway::attempt(folder.clone(), &text, &[(FAILPOINTS, way)], &wrapper) {
         Err((code, said)) => {
             assert!(matches!(code, Some(64 | 69 | 74)), "{what}: exit {code:?}, {said}");
             assert!(!said.trim().is_empty(), "{what}: it ends without a word");
@@ -96,7 +98,7 @@ fn calls(log: &str) -> HashMap<&'static str, usize> {
 fn each_call_fails_in_turn(old: bool) {
     let mut random = Random::new();
     let trace = format!("trace={}", CALLS.join(","));
-    let most = calls(&life(&folder(old), &["-e", &trace], "no fault"));
+    let most = calls(&life(&folder(old), &["-e", &trace], WAYS[0], "no fault"));
     assert!(["openat", "pwrite64", "fdatasync", "fallocate"].iter().all(|call| most[call] > 0), "{most:?}");
     let left = folder(old);
     let (mut lives, mut hits) = (0, 0);
@@ -109,7 +111,9 @@ fn each_call_fails_in_turn(old: bool) {
                 let when = if full { step + 1 } else { 1 + random.below(most[call]) };
                 let folder = copy(&left, old);
                 let inject = format!("inject={call}:error={error}:when={when}");
-                let log = life(&folder, &["-e", &format!("trace={call}"), "-e", &inject], &inject);
+                let way = WAYS[random.below(WAYS.len())];
+                let log =
+                    life(&folder, &["-e", &format!("trace={call}"), "-e", &inject], way, &format!("{inject} {way}"));
                 let hit = log.matches("(INJECTED)").count();
                 (lives, hits) = (lives + 1, hits + usize::from(hit > 0));
                 if full && hit == 0 {

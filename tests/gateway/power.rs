@@ -122,7 +122,7 @@ fn failures(lives: &Lives, random: &mut Random) -> Found {
 #[test]
 fn a_power_failure_at_any_moment_leaves_every_intent_and_every_answered_outcome() {
     let (mut random, variants) = (Random::new(), 3);
-    let many = Lives { failpoints: "", count: 1 + count(50), deletions: 4, every: 1, variants };
+    let many = Lives { failpoints: "sync-elsewhere", count: 1 + count(50), deletions: 4, every: 1, variants };
     // Long enough for SQLite to copy the log into the database, more than once.
     let long = Lives { failpoints: "", count: 1, deletions: 200, every: if count(50) > 1 { 10 } else { 80 }, variants };
     for lives in [many, long] {

@@ -4,6 +4,7 @@
 use crate::config;
 use rustix::fs::Mode;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask};
+use std::num::NonZero;
 use tokio::runtime::{Handle, Runtime};
 
 /// For the operators' port, the ledger, the log, and files that a reload reads.
@@ -36,12 +37,17 @@ pub(super) fn outlive_long_files() -> std::io::Result<()> {
     tokio::signal::unix::signal(too_long).map(drop)
 }
 
-/// A runtime with a thread for each core.
+/// The runtime of callers, with a thread for each core, and that of connections to the provider, which do less: a thread
+/// for each two. More threads than cores only wake each other.
 ///
 /// # Errors
 /// The system's, when there are no threads to be had.
-pub(super) fn runtime(name: &str) -> std::io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build()
+pub(super) fn runtimes() -> std::io::Result<(Runtime, Runtime)> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let runtime = |name: &str, threads| {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+    };
+    Ok((runtime("callers", cores)?, runtime("provider", cores.div_ceil(2))?))
 }
 
 /// A runtime of one thread for the operators' port, which must answer whatever keeps the callers' threads busy. It runs

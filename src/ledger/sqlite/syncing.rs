@@ -3,7 +3,8 @@
 //! SQLite writes a commit to the write-ahead log and leaves the sync to us (`synchronous=NORMAL`): so the writer builds
 //! the next transaction while the disk syncs the last one. A commit counts once the log was synced behind it. What
 //! SQLite itself relies on, the log before it is copied into the database and the database before the log begins anew,
-//! it syncs as ever.
+//! it syncs as ever. Where few wait, there is little to build meanwhile, and waking another thread costs more than it
+//! saves: then the writer syncs by itself.
 
 use super::Queue;
 use super::database::WAL;
@@ -15,10 +16,14 @@ use crate::ledger::{Health, OpenError};
 use crate::telemetry::Metrics;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use tokio::sync::watch;
+
+/// The fewest operations of a transaction that a thread of its own syncs.
+const WORTH_A_THREAD: usize = 32;
 
 /// A transaction that SQLite has committed, and that nobody has heard of yet.
 pub(super) struct Committed {
@@ -36,13 +41,20 @@ pub(super) struct Syncer {
     progress: Arc<Progress>,
     abandoned: Weak<Queue>,
     metrics: Metrics,
+    /// Transactions that were handed over and are not answered yet.
+    elsewhere: AtomicUsize,
 }
 
-/// The way to a syncer on a thread of its own. It takes one transaction while it syncs another, and no more.
+/// The way to a syncer, for the one thread that commits. On its own thread it takes one transaction while it syncs
+/// another, and no more.
 pub(super) struct Syncing {
     commits: SyncSender<Committed>,
     thread: JoinHandle<()>,
+    syncer: Arc<Syncer>,
 }
+
+/// Whoever panics while it syncs leaves open what is on disk.
+struct BreaksOnPanic<'a>(&'a Syncer);
 
 impl Syncer {
     /// For the write-ahead log in this folder, which is there as long as its database is open.
@@ -53,27 +65,31 @@ impl Syncer {
         abandoned: Weak<Queue>,
         metrics: Metrics,
     ) -> Result<Self, OpenError> {
-        // Errors of the disk are told to each open file once: this one is nobody else's, and one thread's.
+        // Errors of the disk are told to each open file once: this one is nobody else's, and never two threads' at once.
         let log = File::open(folder.join(WAL));
         let log = log.map_err(|e| OpenError::Unusable(format!("{}/{WAL} cannot be opened: {e}", folder.display())))?;
-        Ok(Self { log, health, progress, abandoned, metrics })
+        Ok(Self { log, health, progress, abandoned, metrics, elsewhere: AtomicUsize::new(0) })
     }
 
     pub(super) fn start(self) -> Result<Syncing, OpenError> {
         let (commits, committed) = sync_channel(0);
-        let thread = std::thread::Builder::new().name("sync".into()).spawn(move || self.run(&committed));
+        let syncer = Arc::new(self);
+        let its = Arc::clone(&syncer);
+        let thread = std::thread::Builder::new().name("sync".into()).spawn(move || its.run(&committed));
         let thread = thread.map_err(|e| OpenError::Unusable(format!("the ledger's thread cannot be started: {e}")))?;
-        Ok(Syncing { commits, thread })
+        Ok(Syncing { commits, thread, syncer })
     }
 
-    fn run(self, committed: &Receiver<Committed>) {
+    fn run(&self, committed: &Receiver<Committed>) {
         while let Ok(committed) = committed.recv() {
             self.finish(committed);
+            self.elsewhere.fetch_sub(1, Ordering::Release);
         }
     }
 
     /// Syncs, then tells everybody.
     fn finish(&self, committed: Committed) {
+        let _guard = BreaksOnPanic(self);
         let Committed { ops, owed, length, started } = committed;
         // Behind a failed sync nothing is known to be durable, whatever a later one says.
         if *self.health.borrow() == Health::Broken {
@@ -93,20 +109,27 @@ impl Syncer {
     }
 }
 
-impl Drop for Syncer {
+impl Drop for BreaksOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.health.send_replace(Health::Broken);
+            self.0.health.send_replace(Health::Broken);
         }
     }
 }
 
 impl Syncing {
-    /// Hands over; waits while the one before the last is synced.
+    /// Has it synced and answered: here and now where it is small and nothing is under way elsewhere, so that everything
+    /// is answered in its order; else it is handed over, which waits while the one before the last is synced.
     ///
     /// # Errors
     /// Gives it back where there is nobody to take it any more.
-    pub(super) fn hand_over(&self, committed: Committed) -> Result<(), Committed> {
+    pub(super) fn sync(&self, committed: Committed) -> Result<(), Committed> {
+        let is_small = committed.ops.len() < WORTH_A_THREAD && !failpoint::is_on("sync-elsewhere");
+        if is_small && self.syncer.elsewhere.load(Ordering::Acquire) == 0 {
+            self.syncer.finish(committed);
+            return Ok(());
+        }
+        self.syncer.elsewhere.fetch_add(1, Ordering::Relaxed);
         self.commits.send(committed).map_err(|back| back.0)
     }
 

@@ -320,10 +320,10 @@ impl Writer {
         Ok(owed)
     }
 
-    /// To who syncs what was committed, and answers.
+    /// What was committed is synced, and then answered.
     fn hand_over(&mut self, ops: Vec<Op>, owed: Vec<Owed>, started: Moment) {
         let committed = Committed { ops, owed, length: self.head.next, started };
-        if let Some(Err(back)) = self.syncing.as_ref().map(|syncing| syncing.hand_over(committed)) {
+        if let Some(Err(back)) = self.syncing.as_ref().map(|syncing| syncing.sync(committed)) {
             self.break_down(&"nobody syncs it any more", back.ops);
         }
     }
