@@ -115,6 +115,21 @@ impl Old {
         self
     }
 
+    /// As if it had begun after another log, of which it took over what a budget counts. Before its first start.
+    pub fn follows_another_log(&self) {
+        let script = r#"
+import json, sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+first = json.loads(db.execute("SELECT bytes FROM entry WHERE seq = 0").fetchone()[0])
+gap = {"v": 1, "seq": 0, "time": first["time"], "kind": "gap", "reason": "r", "previous": {"carried": 1, "freezes": 0}}
+db.execute("UPDATE entry SET bytes = cast(? AS BLOB) WHERE seq = 0", [json.dumps(gap, separators=(",", ":"))])
+db.execute("INSERT INTO spent SELECT zeroblob(16), 7, (unixepoch(?) - 60) * 1000000, -1", [first["time"]])
+db.commit()
+db.execute("PRAGMA wal_checkpoint(TRUNCATE)"); db.close()
+"#;
+        python(script, &[&self.ledger().join("ledger.db")]);
+    }
+
     pub fn ledger(&self) -> PathBuf {
         self.ledger.clone()
     }

@@ -65,6 +65,20 @@ fn without_a_process_the_command_prunes_by_itself() {
 }
 
 #[test]
+fn what_was_taken_over_from_a_log_before_is_let_pass_when_the_entry_that_says_so_has_gone() {
+    let old = Old::new(700, 100, "retention_days = 30");
+    old.follows_another_log();
+    assert!(old.settled().stop().success());
+    assert_eq!(old.prune().0, Some(0));
+    old.verifies("entries 0 to 511, all before");
+    // What would have been taken over later than all that went cannot have been.
+    let later = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('UPDATE spent SET time_us = unixepoch() * 1000000'); db.commit()";
+    python(later, &[&old.ledger().join("ledger.db")]);
+    let (code, words) = old.run(&["audit", "verify"]);
+    assert!(code == Some(74) && words.contains("counted by a budget"), "{words}");
+}
+
+#[test]
 fn what_may_not_go_is_refused_in_words() {
     let old = Old::new(700, 100, "");
     let ledger = old.ledger().join("ledger.db");

@@ -59,9 +59,10 @@ pub(super) struct Before {
 }
 
 impl Before {
-    /// Whether a row may be about something that came before.
+    /// Whether a row may be about something that came before. The entry that says what was taken over is a log's first:
+    /// it goes with the first that are pruned.
     pub(super) fn may_have(&self, seq: i64, time_us: i64) -> bool {
-        let pruned = self.pruned.is_some_and(|(first, before)| (0..first).contains(&seq) && time_us < before);
+        let pruned = self.pruned.is_some_and(|(first, before)| (-1..first).contains(&seq) && time_us < before);
         pruned || (seq == -1 && self.taken_over.is_some_and(|time| time_us <= time))
     }
 
