@@ -347,6 +347,12 @@ fn a_log_that_was_pruned_while_its_copy_was_interrupted_moves_with_its_beginning
     assert_eq!(cluster.database.ask("SELECT next FROM ledger.arriving"), "4096");
     let (code, words) = old.prune();
     assert!(code == Some(0) && words.contains("4864 entries are gone"), "{words}");
+    // As if the process had been stopped before the end of it.
+    let begun = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('UPDATE pruned SET state = 1'); db.commit()";
+    python(begun, &[&old.ledger().join("ledger.db")]);
+    let (code, words) = copy(&old.config(), &to, "");
+    assert!(code == Some(69) && words.contains("a prune of this ledger is not at its end"), "{code:?} {words}");
+    assert_eq!(old.prune().0, Some(0));
     let (code, words) = copy(&old.config(), &to, "");
     assert_eq!(code, Some(0), "{words}");
     assert_eq!(cluster.database.ask("SELECT min(seq) FROM ledger.entry"), "4864", "what was pruned is not in the copy");

@@ -110,18 +110,28 @@ impl Leaving {
     /// Takes the ledger. What an earlier process left open is closed as `unknown`, and signed, as at any start.
     ///
     /// # Errors
-    /// [`OpenError::Held`] while a process serves it; else when there is none, or it cannot be used.
+    /// [`OpenError::Held`] while a process serves it; else when there is none, it is being pruned, or it cannot be used.
     pub(in crate::ledger) fn hold(config: &config::Ledger) -> Result<Self, OpenError> {
         // Where there is none, none is made.
         drop(database::open_to_read(&config.path)?);
         for _ in 0..2 {
             let lock = Lock::take(&config.path)?;
             if let Some(leaving) = Self::at_rest(lock, &config.path)? {
+                leaving.is_not_being_pruned()?;
                 return Ok(leaving);
             }
             settle(config)?;
         }
         Err(OpenError::Unusable("a process has served this ledger meanwhile; stop it, and try again".to_owned()))
+    }
+
+    /// A prune goes on where its entries are; of one that has moved nothing is to be done any more.
+    fn is_not_being_pruned(&self) -> Result<(), OpenError> {
+        if self.moved()?.is_some() || prune::pending(&self.db)?.is_none() {
+            return Ok(());
+        }
+        let words = "a prune of this ledger is not at its end; run `audit prune` until it is, then copy again";
+        Err(OpenError::Unusable(words.to_owned()))
     }
 
     /// Whether the ledger of a folder has gone.
