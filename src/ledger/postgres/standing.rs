@@ -86,7 +86,8 @@ impl Writer {
     }
 
     /// On a new connection: is what was committed still there, and is what was in doubt? Locking the head row waits for
-    /// whoever had it, which may be our own backend that still commits.
+    /// whoever had it, which may be our own backend that still commits. What was pruned is not lost: the newest entry
+    /// stands for it.
     async fn settle(&mut self) -> Result<(), Fault> {
         let Some(database) = self.database.as_mut() else { return Ok(()) };
         let (known, _) = database.lock_and_learn(&Asked::default(), &self.who.id).await?;
@@ -94,12 +95,22 @@ impl Writer {
             Some((seq, _)) => database.entries(*seq, seq + 1).await?.pop(),
             None => None,
         };
+        // Behind the head's lock: whoever deletes has said before from where on the log is kept.
+        let standing_in = match &self.latest {
+            Some((seq, _)) if latest.is_none() && *seq < known.length && *seq < database.first().await? => {
+                database.entries(known.length - 1, known.length).await?.pop()
+            }
+            Some(_) | None => None,
+        };
         let doubtful = match &self.doubt {
             Some(doubt) => database.entries(doubt.base, doubt.base + doubt.entries.len() as u64).await?,
             None => Vec::new(),
         };
         database.roll_back().await?;
-        if let Some((seq, _)) = &self.latest
+        if standing_in.is_some() {
+            tracing::info!("the last entry that this replica knew was pruned: it goes by the newest one from now on");
+            self.latest = standing_in;
+        } else if let Some((seq, _)) = &self.latest
             && latest != self.latest
         {
             let what = match latest {

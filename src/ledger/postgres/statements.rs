@@ -235,6 +235,12 @@ impl Writing {
         read.await
     }
 
+    /// The number of the first entry that is kept. A prune that was only recorded has changed nothing yet.
+    pub(super) async fn first(&mut self) -> Result<u64, Fault> {
+        const SQL: &str = "SELECT coalesce(max(first), 0) FROM ledger.pruned WHERE state > 0";
+        self.session.ask(async |client| unsigned(&client.query_typed_one(SQL, &[]).await?, 0)).await
+    }
+
     /// What waits longest for a look at its picture since `until` or longer: since when, the intent's number, how often
     /// it was looked at, and its entry.
     pub(super) async fn longest(&mut self, until_us: i64) -> Result<Vec<(i64, u64, i32, Vec<u8>)>, Fault> {

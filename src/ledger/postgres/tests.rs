@@ -1,5 +1,7 @@
 //! What only a database that several replicas share can do to a ledger.
 
+mod pruned_away;
+
 use super::{Acting, Postgres};
 use crate::config::{Budget, Per};
 use crate::ledger::admission::tests::{asked, budget};

@@ -69,7 +69,8 @@ pub(super) struct Writer {
     pub(super) is_registered: bool,
     pub(super) lease: Lease,
     pub(super) asked_for_lease: Option<Moment>,
-    /// The last entry of the last commit, or of what was there at the start: it has to be there for ever.
+    /// The last entry of the last commit, or of what was there at the start: it has to be there until
+    /// it is pruned; then the newest entry stands for it.
     pub(super) latest: Option<(u64, Vec<u8>)>,
     /// What has to be written in spite of everything.
     pub(super) unwritten: Vec<Op>,
@@ -290,7 +291,7 @@ impl Writer {
         }
     }
 
-    /// What was committed has to be there for ever.
+    /// What was committed has to be there from now on.
     pub(super) fn advance(&mut self, mut plan: Plan) {
         if let Some(last) = plan.entries.pop() {
             // Its own number: what is behind it is gone from the plan by now.
