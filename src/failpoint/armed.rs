@@ -50,6 +50,7 @@ const POINTS: &[&str] = &[
     "copy-before-mark",
     "copy-after-mark",
     "copy-arrived",
+    "restore-before-commit",
     "stop",
     "stop-before-commit",
     "stop-after-commit",

@@ -1,13 +1,15 @@
 //! `audit restore` in a database that lies behind what was signed.
 
 use crate::cluster::Cluster;
+use crate::crash::FAILPOINTS;
 use crate::old::said;
 use crate::promises::{ask, connect};
 use crate::restoring::{exported, verify_receipts};
-use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::{Response, delete_with};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn run(cluster: &Cluster, words: &[&str]) -> (Option<i32>, String) {
     said(&command(words, &cluster.config()))
@@ -81,7 +83,7 @@ fn lies_behind() -> Behind {
     let behind = tempfile::tempdir().unwrap();
     at_rest(&mut cluster, |cluster| {
         let (data, to) = (cluster.database.data(), behind.path().join("data"));
-        assert!(std::process::Command::new("cp").arg("-r").args([data, to]).status().unwrap().success());
+        assert!(Command::new("cp").arg("-r").args([data, to]).status().unwrap().success());
     });
     let left = exported(&cluster.config(), &[]).len() as u64;
     let (code, words) = run(&cluster, &["audit", "restore"]);
@@ -166,4 +168,51 @@ fn goes_on(behind: &Behind) {
     let status: Value = serde_json::from_str(&run(cluster, &["status", "--json"]).1).unwrap();
     assert_eq!(status["freezes"][0]["session"], json!("sess9"), "{status}");
     assert!(replica.stop().success());
+}
+
+/// Begins a new log, and does `work` while all of the old one is read and nothing is changed yet.
+fn restores_while<T>(cluster: &Cluster, work: impl FnOnce() -> T) -> ((Option<i32>, String), T) {
+    let (config, staged) = (cluster.config(), beside(&cluster.config().with_file_name("signing-key"), "next"));
+    // An earlier one may have left it.
+    let _ = std::fs::remove_file(&staged);
+    std::thread::scope(|scope| {
+        let restoring = scope.spawn(|| {
+            let mut restoring = Command::new(BINARY);
+            restoring.args(["audit", "restore", "--accept-loss", "--config"]).arg(&config);
+            said(&restoring.env(FAILPOINTS, "restore-before-commit=linger").output().unwrap())
+        });
+        eventually("all of it is read", || staged.exists());
+        let worked = work();
+        (restoring.join().unwrap(), worked)
+    })
+}
+
+#[test]
+fn what_comes_to_the_old_log_while_it_is_read_ends_the_restore_and_nothing_is_put_aside() {
+    let cluster = Cluster::empty();
+    cluster.migrate();
+    assert!(start(&cluster).stop().success());
+    let untouched = || {
+        assert_eq!(cluster.database.ask("SELECT to_regnamespace('ledger_1') IS NULL"), "t");
+        assert_eq!(run(&cluster, &["audit", "verify"]).0, Some(0));
+    };
+    let freeze = ["freeze", "--session", "sess9", "--reason", "an incident"];
+    let ((code, words), frozen) = restores_while(&cluster, || run(&cluster, &freeze));
+    assert_eq!(frozen.0, Some(0), "{}", frozen.1);
+    assert!(code == Some(69) && words.contains("stop all replicas, and run it again"), "{code:?} {words}");
+    untouched();
+
+    let ((code, words), mut replica) = restores_while(&cluster, || {
+        let replica = start(&cluster);
+        deletes(&replica);
+        replica
+    });
+    assert!(code == Some(69) && words.contains("stop all replicas, and run it again"), "{code:?} {words}");
+    deletes(&replica);
+    assert!(replica.stop().success());
+    untouched();
+
+    let (code, words) = run(&cluster, &["audit", "restore", "--accept-loss"]);
+    assert_eq!(code, Some(0), "{words}");
+    deletes(&start(&cluster));
 }

@@ -31,6 +31,14 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
+    #[cfg(debug_assertions)]
+    match crate::config::failpoints() {
+        Ok(armed) => crate::failpoint::arm(armed),
+        Err(what) => {
+            page::complain(what);
+            return Exit::Usage;
+        }
+    }
     // What is made is for its user alone.
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let config = match section(&options.config) {

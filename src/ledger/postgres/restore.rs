@@ -10,6 +10,7 @@ use super::session::{Fault, Role};
 use super::{copy_of, keeper, place, schema, sealing};
 use crate::clock::Timestamp;
 use crate::config;
+use crate::failpoint;
 use crate::id::{Origin, RequestId};
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::checkpoint::note::{SigningKey, VerifyingKey};
@@ -29,6 +30,12 @@ const LIVING: &str = "
     SELECT count(*), coalesce(ceil(extract(epoch FROM max(lease_until) - clock_timestamp())), 0)::int8,
         EXISTS (SELECT FROM ledger.arriving)
     FROM ledger.replica WHERE lease_until >= clock_timestamp() AND NOT stopped";
+/// From here on whoever would write waits, and finds the new log in the old one's place: a row's lock would leave them
+/// with the old head.
+const HOLD_OFF: &str = "BEGIN; LOCK TABLE ledger.head IN ACCESS EXCLUSIVE MODE";
+const LENGTH: &str = "SELECT coalesce(max(seq) + 1, 0) FROM ledger.entry";
+const CHANGED: &str = "a replica or a command has used the ledger in this database while it was read. Nothing was \
+                       changed: stop all replicas, and run it again";
 const ENTRY: &str = "INSERT INTO ledger.entry SELECT * FROM unnest($1::int8[], $2::bytea[])";
 
 /// A signed head, where it was found, and its note.
@@ -97,7 +104,8 @@ pub fn restore(
     let new = SigningKey::generate(origin.clone()).map_err(|e| OpenError::Unusable(e.to_string()))?;
     let unusable = |e: std::io::Error| OpenError::Unusable(format!("{}: {e}", staged.display()));
     write_durably(&staged, format!("{}\n", new.to_line().expose()).as_bytes(), 0o600).map_err(unusable)?;
-    log.commit(&db, number, &new.verifying_key().to_string())?;
+    failpoint::hit("restore-before-commit");
+    log.commit(&db, restored.size, number, &new.verifying_key().to_string())?;
     db.close();
     swap(config, file, &staged)?;
     Ok(Restored::Begun { origin, number, entries: restored.size, signed, carried })
@@ -246,25 +254,34 @@ impl Log {
         self.append(&Body::Outcome(Outcome::unknown(request_id.ok_or_else(wrong)?)))
     }
 
-    /// Puts the old log aside under its number, and this one in its place.
-    fn commit(&self, db: &Blocking, number: u64, key: &str) -> Result<(), OpenError> {
+    /// Puts the old log aside under its number, and this one in its place; unless it is not the one that was read any
+    /// more, with so many entries, or a replica is there that could write to it.
+    fn commit(&self, db: &Blocking, read: u64, number: u64, key: &str) -> Result<(), OpenError> {
         let seqs: Vec<i64> = (0..).take(self.entries.len()).collect();
-        let (length, latest): (i64, i64) = (self.entries.len().try_into().unwrap_or(i64::MAX), self.time.as_micros());
+        let (entries, latest): (i64, i64) = (self.entries.len().try_into().unwrap_or(i64::MAX), self.time.as_micros());
         let waits = "INSERT INTO ledger.unresolved SELECT $1::int8, seq, 0 FROM unnest($2::int8[]) AS a (seq)";
-        let took: Result<(), Fault> = db.ask(async |client| {
-            client.batch_execute("BEGIN").await?;
+        let took: Result<bool, Fault> = db.ask(async |client| {
+            client.batch_execute(HOLD_OFF).await?;
+            let length: i64 = client.query_typed_one(LENGTH, &[]).await?.try_get(0)?;
+            let living = client.query_typed_one(LIVING, &[]).await?;
+            let is_used = living.try_get::<_, i64>(0)? > 0 || living.try_get::<_, bool>(2)?;
+            if is_used || length.cast_unsigned() != read {
+                client.batch_execute("ROLLBACK").await?;
+                return Ok(false);
+            }
             for statement in schema::successor(number) {
                 client.batch_execute(&statement).await?;
             }
             client.execute(ENTRY, &[&seqs, &self.entries]).await?;
             client.execute(waits, &[&latest, &self.waits]).await?;
-            let values: [(&(dyn ToSql + Sync), Type); 2] = [(&length, Type::INT8), (&latest, Type::INT8)];
+            let values: [(&(dyn ToSql + Sync), Type); 2] = [(&entries, Type::INT8), (&latest, Type::INT8)];
             client.execute_typed("UPDATE ledger.head SET length = $1, latest_us = $2", &values).await?;
             let sign = "INSERT INTO ledger.signed (verifying_key) VALUES ($1)";
             client.execute_typed(sign, &[(&key, Type::TEXT)]).await?;
-            client.batch_execute("COMMIT").await
+            client.batch_execute("COMMIT").await?;
+            Ok(true)
         });
-        Ok(took?)
+        if took? { Ok(()) } else { Err(OpenError::Unusable(CHANGED.to_owned())) }
     }
 }
 
