@@ -1,12 +1,14 @@
 //! `audit prune` where replicas share a database: recorded by the command, carried out by the replica that keeps the tree.
 
 use crate::cluster::Cluster;
+use crate::crash::FAILPOINTS;
 use crate::moving::{copy, give_key};
 use crate::old::{Old, PHONE, said};
 use crate::promises::{ask, connect};
-use crate::running::{Gateway, command, eventually};
+use crate::running::{BINARY, Gateway, command, eventually};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Command;
 
 /// Entries 0 to 1999 of 400 days ago and 200 more of 20 days ago. The outcome of the intent in entry 10 came late.
 const SEED: &str = r#"
@@ -23,6 +25,8 @@ INSERT INTO ledger.entry SELECT n, convert_to(format('{"v":1,"seq":%s,"time":"%s
     END), 'UTF8') FROM generate_series(0, 2199) AS n;
 UPDATE ledger.head SET length = 2200, latest_us = (extract(epoch FROM now() - interval '19 days') * 1000000)::int8"#;
 const FIRST: u64 = 1_792;
+/// 600 minutes after the first entry: 512 of the 600 are whole bundles.
+const EARLY: &str = "9590h";
 
 fn run(cluster: &Cluster, words: &[&str]) -> (Option<i32>, String) {
     said(&command(words, &cluster.config()))
@@ -30,6 +34,13 @@ fn run(cluster: &Cluster, words: &[&str]) -> (Option<i32>, String) {
 
 fn prune(cluster: &Cluster, before: &str) -> (Option<i32>, String) {
     run(cluster, &["audit", "prune", "--before", before])
+}
+
+/// The same, made to fail at these points.
+fn prune_at(cluster: &Cluster, before: &str, failpoints: &str) -> (Option<i32>, String) {
+    let mut pruning = Command::new(BINARY);
+    pruning.args(["audit", "prune", "--before", before, "--config"]).arg(cluster.config());
+    said(&pruning.env(FAILPOINTS, failpoints).output().unwrap())
 }
 
 fn start(cluster: &Cluster, failpoints: &str) -> Gateway {
@@ -201,4 +212,28 @@ fn what_may_not_go_from_a_database_is_refused_in_words_and_an_older_schema_is_br
     cluster.database.ask("INSERT INTO ledger.pruned VALUES (300, 256, '', 1)");
     let (code, words) = run(&cluster, &["audit", "verify"]);
     assert!(code == Some(74) && words.contains("entry 300 is to say where the log begins, and does not"), "{words}");
+}
+
+#[test]
+fn a_prune_that_was_planned_before_another_one_is_not_recorded_after_it() {
+    let cluster = seeded();
+    let replica = start(&cluster, "");
+    settle(&cluster);
+    let late = std::thread::scope(|scope| {
+        let late = scope.spawn(|| prune_at(&cluster, EARLY, "prune-begin=linger"));
+        let reads = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'wasend-gateway %'
+            AND query LIKE '%ledger.tile%' AND application_name NOT LIKE '%keeper'";
+        eventually("it holds what would go against what is signed", || cluster.database.ask(reads) == "t");
+        let (code, words) = prune(&cluster, "60d");
+        assert!(code == Some(0) && words.contains(&format!("{FIRST} entries are gone")), "{code:?} {words}");
+        late.join().unwrap()
+    });
+    let (code, words) = run(&cluster, &["audit", "verify"]);
+    assert!(code == Some(0) && words.contains("were pruned on"), "{words}");
+    assert!(late.0 == Some(69) && late.1.contains("was pruned or restored meanwhile"), "{late:?}");
+    assert_eq!(cluster.database.ask("SELECT first, state FROM ledger.pruned"), format!("{FIRST}|2"));
+    let (code, words) = prune(&cluster, EARLY);
+    assert!(code == Some(0) && words.contains(&format!("after {FIRST} is older")), "{words}");
+    settle(&cluster);
+    deletes(&replica);
 }

@@ -27,6 +27,11 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
+    #[cfg(debug_assertions)]
+    match config::failpoints() {
+        Ok(armed) => crate::failpoint::arm(armed),
+        Err(what) => return complain(Exit::Usage, &what),
+    }
     let section = match section(&options.common.config) {
         Ok(section) => section,
         Err(exit) => return exit,

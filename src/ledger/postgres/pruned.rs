@@ -15,8 +15,8 @@ use crate::ledger::entry::Encoded;
 use crate::ledger::prune::{Edge, Order, Stage, Why, may_be, plan, whole_bundles};
 use crate::ledger::tree::Head;
 use crate::ledger::{OpenError, ProofReader, Reader};
-use tokio_postgres::Error;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Error};
 
 /// The entries of one transaction, gone from the table and from the search data: the keeper signs in between.
 const DELETED_AT_MOST: i64 = 4_096;
@@ -24,6 +24,10 @@ const FORGOTTEN_AT_MOST: u64 = 16_384;
 const PENDING: &str = "SELECT seq, first, state FROM ledger.pruned WHERE state < 2 ORDER BY seq DESC LIMIT 1";
 const KEPT_BACK: &str = "
     SELECT (SELECT min(seq) FROM ledger.in_flight WHERE seq < $1), (SELECT min(seq) FROM ledger.unresolved WHERE seq < $1)";
+const AS_PLANNED: &str = "
+    SELECT NOT EXISTS (SELECT FROM ledger.pruned WHERE state < 2)
+        AND (SELECT coalesce(max(first), 0) FROM ledger.pruned) = $1
+        AND EXISTS (SELECT FROM ledger.signed WHERE verifying_key = $2)";
 const RECORD: [&str; 3] = [
     "INSERT INTO ledger.entry (seq, bytes) VALUES ($1, $2)",
     "UPDATE ledger.head SET length = $1, latest_us = $2",
@@ -63,6 +67,25 @@ fn lowest(db: &Blocking) -> Result<u64, OpenError> {
         row.try_get::<_, i64>(0)
     });
     Ok(lowest?.cast_unsigned())
+}
+
+/// What a prune is planned on: it may be recorded as long as that is so.
+struct Ground {
+    first: u64,
+    key: String,
+}
+
+impl Ground {
+    async fn holds(&self, client: &Client) -> Result<bool, Error> {
+        let values = [(&signed(self.first) as &(dyn ToSql + Sync), Type::INT8), (&self.key, Type::TEXT)];
+        client.query_typed_one(AS_PLANNED, &values).await?.try_get(0)
+    }
+}
+
+fn meanwhile() -> Stage {
+    let words =
+        "the ledger was pruned or restored meanwhile, so that this prune was not recorded: run `audit prune` again";
+    Stage::ended(Why::Unavailable, words)
 }
 
 /// What among the entries before `first` must stay, in words.
@@ -149,7 +172,7 @@ impl Pruning {
     /// # Errors
     /// When the database cannot be reached, is not to be written, or holds no ledger.
     pub fn open(config: &config::Ledger) -> Result<Self, OpenError> {
-        let reader = PostgresReader::open(config)?;
+        let reader = PostgresReader(Blocking::open(super::place(config)?, Role::Pruning)?);
         let begun = lowest(reader.db())?;
         Ok(Self { reader, config: config.clone(), begun })
     }
@@ -165,7 +188,7 @@ impl Pruning {
         }
         may_be(order.before, self.config.retention, self.config.longest_budget)?;
         let (length, pruned) = (self.reader.length()?, self.reader.pruned()?);
-        let head = self.signed()?;
+        let (head, key) = self.signed()?;
         let first = whole_bundles(self.reader.first_at(order.before, length)?.min(head.size));
         let begin = pruned.as_ref().map_or(0, |pruned| pruned.first);
         if first <= begin {
@@ -174,11 +197,18 @@ impl Pruning {
         if let Some(words) = self.kept_back(first)? {
             return Err(Stage::ended(Why::No, words));
         }
-        let (body, edge) = plan(&self.reader, order, pruned.as_ref(), first, &head, progress)?;
+        let ground = Ground { first: begin, key };
+        let planned = plan(&self.reader, order, pruned.as_ref(), first, &head, progress);
+        if planned.is_err()
+            && !self.reader.db().ask(async |client| ground.holds(client).await).map_err(OpenError::from)?
+        {
+            return Err(meanwhile());
+        }
+        let (body, edge) = planned?;
         let body = Encoded::new(&body).map_err(|e| OpenError::Unusable(format!("the entry cannot be written: {e}")))?;
         failpoint::hit("prune-begin");
-        if let Some(words) = self.record(&body, &edge)? {
-            return Err(Stage::ended(Why::No, words));
+        if let Some(refused) = self.record(&body, &edge, &ground)? {
+            return Err(refused);
         }
         failpoint::hit("prune-recorded");
         Ok(())
@@ -193,27 +223,34 @@ impl Pruning {
         found.map(|(in_flight, unresolved)| kept_back(in_flight, unresolved)).map_err(OpenError::from)
     }
 
-    /// The entry and its row, unless something before the edge must stay by now.
-    fn record(&self, body: &Encoded, edge: &Edge) -> Result<Option<String>, OpenError> {
+    /// The entry and its row, unless something before the edge must stay by now, or the plan's ground is another one.
+    fn record(&self, body: &Encoded, edge: &Edge, ground: &Ground) -> Result<Option<Stage>, OpenError> {
         let (first, db) = (signed(edge.size()), Blocking::open(super::place(&self.config)?, Role::Migration)?);
-        let recorded: Result<Option<String>, Fault> = db.ask(async |client| {
+        let recorded: Result<Option<Stage>, Fault> = db.ask(async |client| {
             client.batch_execute("BEGIN").await?;
             let head = client.query_typed_one("SELECT length, latest_us FROM ledger.head FOR UPDATE", &[]).await?;
             let (length, latest): (i64, i64) = (head.try_get(0)?, head.try_get(1)?);
             let row = client.query_typed_one(KEPT_BACK, &[(&first, Type::INT8)]).await?;
             let words = kept_back(row.try_get(0)?, row.try_get(1)?);
-            if words.is_none() {
-                let time = Timestamp::now().max(Timestamp::from_micros(latest));
-                let (mut bytes, next, latest) = (Vec::new(), length + 1, time.as_micros());
-                body.write_entry(&mut bytes, length.cast_unsigned(), &time.to_string());
-                let [entry, head, row] = RECORD;
-                client.execute_typed(entry, &[(&length, Type::INT8), (&bytes, Type::BYTEA)]).await?;
-                client.execute_typed(head, &[(&next, Type::INT8), (&latest, Type::INT8)]).await?;
-                let edge = edge.bytes();
-                client.execute_typed(row, &[(&length, Type::INT8), (&first, Type::INT8), (&edge, Type::BYTEA)]).await?;
+            let refused = if ground.holds(client).await? {
+                words.map(|words| Stage::ended(Why::No, words))
+            } else {
+                Some(meanwhile())
+            };
+            if refused.is_some() {
+                client.batch_execute("ROLLBACK").await?;
+                return Ok(refused);
             }
+            let time = Timestamp::now().max(Timestamp::from_micros(latest));
+            let (mut bytes, next, latest) = (Vec::new(), length + 1, time.as_micros());
+            body.write_entry(&mut bytes, length.cast_unsigned(), &time.to_string());
+            let [entry, head, row] = RECORD;
+            client.execute_typed(entry, &[(&length, Type::INT8), (&bytes, Type::BYTEA)]).await?;
+            client.execute_typed(head, &[(&next, Type::INT8), (&latest, Type::INT8)]).await?;
+            let edge = edge.bytes();
+            client.execute_typed(row, &[(&length, Type::INT8), (&first, Type::INT8), (&edge, Type::BYTEA)]).await?;
             client.batch_execute("COMMIT").await?;
-            Ok(words)
+            Ok(None)
         });
         db.close();
         Ok(recorded?)
@@ -232,12 +269,14 @@ impl Pruning {
         Ok(())
     }
 
-    fn signed(&self) -> Result<Head, OpenError> {
+    /// What is signed, and the key that verifies it, as it is stored.
+    fn signed(&self) -> Result<(Head, String), OpenError> {
         let nothing = || OpenError::Unusable("nothing of the ledger has been signed yet".to_owned());
-        let (note, key) = (self.reader.checkpoint()?.ok_or_else(nothing)?, self.reader.verifying_key()?);
+        let (note, text) = self.reader.db().signed()?.ok_or_else(nothing)?;
+        let (note, key) = (note.ok_or_else(nothing)?, self.reader.verifying_key()?);
         let checkpoint = Checkpoint::verify(&note, &key);
         let checkpoint = checkpoint.map_err(|fault| OpenError::Damaged(format!("the stored checkpoint: {fault}")))?;
-        Ok(*checkpoint.head())
+        Ok((*checkpoint.head(), text))
     }
 
     /// How far it has come. At its end the space is given back.

@@ -151,7 +151,7 @@ pub(super) async fn check(session: &mut Session, role: Role) -> Result<(), OpenE
 async fn whole(session: &mut Session, role: Role) -> Result<(), OpenError> {
     match role {
         Role::Migration | Role::Copying => return Ok(()),
-        Role::Writer | Role::Keeper | Role::Reader => {}
+        Role::Writer | Role::Keeper | Role::Reader | Role::Pruning => {}
     }
     let arriving = session.ask(async |client| {
         client.query_typed_one("SELECT EXISTS (SELECT FROM ledger.arriving)", &[]).await?.try_get::<_, bool>(0)

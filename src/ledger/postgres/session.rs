@@ -41,6 +41,8 @@ pub(super) enum Role {
     Writer,
     Keeper,
     Reader,
+    /// Reads what a prune is planned on: from the server that takes writes, since a standby may lag behind.
+    Pruning,
     Migration,
     /// Copies a ledger into the database. It may be idle for as long as the other store is read.
     Copying,
@@ -52,6 +54,7 @@ impl Role {
             Role::Writer => "wasend-gateway writer",
             Role::Keeper => "wasend-gateway keeper",
             Role::Reader => "wasend-gateway reader",
+            Role::Pruning => "wasend-gateway prune",
             Role::Migration => "wasend-gateway migrate",
             Role::Copying => "wasend-gateway copy",
         }
@@ -147,7 +150,7 @@ impl Session {
     async fn set_up(&mut self, role: Role) -> Result<(), Fault> {
         let row = self.ask(async |client| {
             client.batch_execute(SETTINGS).await?;
-            if !matches!(role, Role::Reader | Role::Copying) {
+            if !matches!(role, Role::Reader | Role::Pruning | Role::Copying) {
                 // Whoever has gone away without a word is not believed to be there for long.
                 client.batch_execute("SET idle_session_timeout = 15000").await?;
             }
@@ -155,7 +158,7 @@ impl Session {
             client.query_typed_one(FITNESS, &[]).await
         });
         let row = row.await?;
-        if matches!(role, Role::Reader | Role::Migration | Role::Copying) {
+        if matches!(role, Role::Reader | Role::Pruning | Role::Migration | Role::Copying) {
             self.ask(async |client| client.batch_execute("SET statement_timeout = 120000").await).await?;
             self.patience = LONG_PATIENCE;
         }
@@ -306,6 +309,18 @@ mod tests {
             assert_eq!(of(remote), Ok(SslMode::Require), "{remote}");
         }
         assert!(of("postgres://u:p@db.example/d?sslmode=disable").unwrap_err().contains("sslmode=disable"));
+    }
+
+    #[test]
+    fn of_several_hosts_only_who_just_reads_may_be_answered_by_a_standby() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "postgres://u:p@one.example,two.example/d").unwrap();
+        let place = config::Postgres { url_file: file.path().to_owned(), ca_file: None };
+        let goes_to = |role| address(&place, role).map(|(config, _)| config.get_target_session_attrs()).unwrap();
+        assert_eq!(goes_to(Role::Reader), TargetSessionAttrs::Any);
+        for role in [Role::Writer, Role::Keeper, Role::Pruning, Role::Migration, Role::Copying] {
+            assert_eq!(goes_to(role), TargetSessionAttrs::ReadWrite, "{role:?}");
+        }
     }
 
     #[test]
