@@ -237,3 +237,19 @@ fn a_prune_that_was_planned_before_another_one_is_not_recorded_after_it() {
     settle(&cluster);
     deletes(&replica);
 }
+
+#[test]
+fn what_was_ordered_while_an_earlier_prune_is_under_way_is_done_after_it() {
+    let cluster = seeded();
+    let mut replica = start(&cluster, "");
+    settle(&cluster);
+    assert!(replica.stop().success());
+    assert_eq!(prune_at(&cluster, EARLY, "prune-recorded=kill").0, None);
+    let replica = start(&cluster, "prune-signed=linger");
+    let (code, words) = prune(&cluster, "60d");
+    let said = ["512 entries are gone".to_owned(), format!("{} entries are gone", FIRST - 512)];
+    assert!(code == Some(0) && said.iter().all(|said| words.contains(said)), "{code:?} {words}");
+    assert_eq!(cluster.database.ask("SELECT min(seq) FROM ledger.entry"), FIRST.to_string());
+    settle(&cluster);
+    deletes(&replica);
+}

@@ -56,10 +56,19 @@ pub(super) fn run(options: &Options) -> Exit {
 /// In a ledger that replicas share: recorded here, carried out by the one that keeps the tree.
 fn shared(options: &Options, section: &config::Ledger) -> Exit {
     let mut watch = Watch::new(options.common.json);
-    let pruning = match Pruning::open(section) {
+    let mut pruning = match Pruning::open(section) {
         Ok(pruning) => pruning,
         Err(error) => return page::ledger(&error),
     };
+    // An earlier one that is not at its end is watched first, and then what was asked for.
+    let watched = match pruning.is_under_way() {
+        Ok(true) => watch.until_end(|| pruning.stage().map_err(|error| page::ledger(&error))),
+        Ok(false) => Exit::Done,
+        Err(error) => page::ledger(&error),
+    };
+    if watched != Exit::Done {
+        return watched;
+    }
     let order = Order { before: options.before, by: user() };
     let looking = |done, of| page::progress(&progress(&Stage::Looking { done, of }));
     match pruning.begin(&order, looking) {
@@ -113,6 +122,7 @@ impl Watch {
     }
 
     fn until_end(&mut self, mut ask: impl FnMut() -> Result<Stage, Exit>) -> Exit {
+        self.moved = moment();
         loop {
             let stage = match ask() {
                 Ok(stage) => stage,

@@ -177,15 +177,24 @@ impl Pruning {
         Ok(Self { reader, config: config.clone(), begun })
     }
 
-    /// Holds what would go against what is signed, and records it: the replica that keeps the tree carries it out, and
-    /// so does the next one that does. One that is under way already is watched first.
+    /// Whether an earlier one is not at its end: that is to be watched first.
     ///
     /// # Errors
-    /// Why it did not come to that, or how far an earlier one is.
-    pub fn begin(&self, order: &Order, progress: impl FnMut(u64, u64)) -> Result<(), Stage> {
-        if pending(self.reader.db())?.is_some() {
-            return Ok(());
+    /// In words, when the database cannot be asked.
+    pub fn is_under_way(&self) -> Result<bool, OpenError> {
+        Ok(pending(self.reader.db())?.is_some())
+    }
+
+    /// Holds what would go against what is signed, and records it: the replica that keeps the tree carries it out, and
+    /// so does the next one that does.
+    ///
+    /// # Errors
+    /// Why it did not come to that.
+    pub fn begin(&mut self, order: &Order, progress: impl FnMut(u64, u64)) -> Result<(), Stage> {
+        if self.is_under_way()? {
+            return Err(meanwhile());
         }
+        self.begun = lowest(self.reader.db())?;
         may_be(order.before, self.config.retention, self.config.longest_budget)?;
         let (length, pruned) = (self.reader.length()?, self.reader.pruned()?);
         let (head, key) = self.signed()?;
