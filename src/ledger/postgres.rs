@@ -211,10 +211,12 @@ impl Writer {
         failpoint::hit("recovery-begin");
         let mut database = Writing::open(&self.place).await?;
         let (known, _) = database.lock_and_learn(&plan::Asked::default(), &self.who.id).await?;
+        // Behind the head's lock: others write meanwhile.
+        let end = known.length.saturating_sub(1);
+        let entry = database.entries(end, end + 2).await?;
         database.roll_back().await?;
         if let Some(last) = known.length.checked_sub(1) {
             let damaged = |what| OpenError::Damaged(format!("the ledger's last entry, {last}, {what}"));
-            let entry = database.entries(last, last + 2).await?;
             let [(seq, bytes)] = entry.as_slice() else {
                 return Err(damaged("is not there, or is not the last one as the head says"));
             };
