@@ -7,9 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${SECONDS_EACH:-8} connections=${CONNECTIONS:-8} rounds=${ROUNDS:-3} sockets=${SOCKETS:-5000} rate=${RATE:-500}
 token=obviously-fake-token
 
-for tool in wrk slowhttptest; do
-    command -v "$tool" > /dev/null || { echo "installing $tool"; { [ "$(id -u)" -eq 0 ] && apt-get install -y -qq "$tool" || sudo apt-get install -y -qq "$tool"; } > /dev/null; }
-done
+. benches/common.sh
+need wrk
+need slowhttptest
 profile=${PROFILE:-release}
 cargo build --profile "$profile" --locked --quiet --bin wasend-gateway --example provider
 binaries=target/$profile
@@ -20,33 +20,15 @@ folder=$(mktemp -d)
 pids=()
 finish() { for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done; rm -rf "$folder"; }
 trap finish EXIT
-provider_port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+provider_port=$(free_port)
 "$binaries/examples/provider" "127.0.0.1:$provider_port" & pids+=($!)
-echo obviously-fake-key > "$folder/key"
 # Seats for everybody: with the default, 256 for one address, most of them would be turned away at the door.
-cat > "$folder/gateway.toml" << TOML
-[listen]
-address = "127.0.0.1:0"
+configure "$provider_port" << LISTEN
 max_connections = $((sockets * 4))
 max_connections_per_peer = $((sockets * 4))
-[ops]
-address = "127.0.0.1:0"
-[upstream]
-url = "http://127.0.0.1:$provider_port"
-api_key_file = "key"
-[ledger]
-path = "ledger"
-[[callers]]
-name = "bench"
-tokens = [{ id = "t", sha256 = "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" }]
-rates = [{ max = 1000000, per_s = 1 }]
-[[callers.allow]]
-sessions = ["sess1"]
-groups = ["*@g.us"]
-TOML
+LISTEN
 "$binaries/wasend-gateway" serve --config "$folder/gateway.toml" > "$folder/ready" 2> "$folder/log" & gateway=$! pids+=($!)
-until [ -s "$folder/ready" ]; do sleep 0.01; done
-port=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["listen"].split(":")[1])' "$folder/ready")
+port=$(ready)
 
 beside() { # kind
     case $1 in

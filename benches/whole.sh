@@ -7,39 +7,20 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 seconds=${SECONDS_EACH:-5} connections=${CONNECTIONS:-64} rounds=${ROUNDS:-3}
 token=obviously-fake-token
 
-command -v wrk > /dev/null || { echo "installing wrk"; { [ "$(id -u)" -eq 0 ] && apt-get install -y -qq wrk || sudo apt-get install -y -qq wrk; } > /dev/null; }
+. benches/common.sh
+need wrk
 cargo build --release --locked --quiet --bin wasend-gateway --example reference --example provider
 
 folder=$(mktemp -d)
 pids=()
 finish() { for pid in "${pids[@]}"; do kill "$pid" 2> /dev/null || true; done; rm -rf "$folder"; }
 trap finish EXIT
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 provider_port=$(free_port) reference_port=$(free_port)
 target/release/examples/provider "127.0.0.1:$provider_port" & provider=$! pids+=($!)
 target/release/examples/reference "127.0.0.1:$reference_port" "http://127.0.0.1:$provider_port" obviously-fake-key & reference=$! pids+=($!)
-echo obviously-fake-key > "$folder/key"
-cat > "$folder/gateway.toml" << TOML
-[listen]
-address = "127.0.0.1:0"
-[ops]
-address = "127.0.0.1:0"
-[upstream]
-url = "http://127.0.0.1:$provider_port"
-api_key_file = "key"
-[ledger]
-path = "ledger"
-[[callers]]
-name = "bench"
-tokens = [{ id = "t", sha256 = "$(printf %s "$token" | sha256sum | cut -d' ' -f1)" }]
-rates = [{ max = 1000000, per_s = 1 }]
-[[callers.allow]]
-sessions = ["sess1"]
-groups = ["*@g.us"]
-TOML
+configure "$provider_port" < /dev/null
 target/release/wasend-gateway serve --config "$folder/gateway.toml" > "$folder/ready" 2> "$folder/log" & gateway=$! pids+=($!)
-until [ -s "$folder/ready" ]; do sleep 0.01; done
-gateway_port=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["listen"].split(":")[1])' "$folder/ready")
+gateway_port=$(ready)
 echo "start: ready; idle memory $(awk '/VmRSS/ { printf "%.1f MiB", $2 / 1024 }' "/proc/$gateway/status"); binary $(stat -c %s target/release/wasend-gateway | awk '{ printf "%.1f MB", $1 / 1e6 }')"
 
 ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }

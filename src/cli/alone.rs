@@ -71,6 +71,16 @@ pub(super) fn complain(exit: Exit, words: &str) -> Exit {
     exit
 }
 
+/// Makes this process fail where the environment says, in a build that can.
+///
+/// # Errors
+/// How to end, told: the environment names what there is not.
+pub(super) fn arm() -> Result<(), Exit> {
+    #[cfg(debug_assertions)]
+    crate::failpoint::arm(crate::config::failpoints().map_err(|what| complain(Exit::Usage, &what))?);
+    Ok(())
+}
+
 /// Whether the process that last held the ledger is still there, as far as this one can see it: its socket may be gone.
 pub(super) fn is_served(folder: &Path) -> bool {
     let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm"));

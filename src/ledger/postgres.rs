@@ -211,14 +211,15 @@ impl Writer {
         failpoint::hit("recovery-begin");
         let mut database = Writing::open(&self.place).await?;
         let (known, _) = database.lock_and_learn(&plan::Asked::default(), &self.who.id).await?;
+        let last = known.length.saturating_sub(1);
         // Behind the head's lock: others write meanwhile.
-        let end = known.length.saturating_sub(1);
-        let entry = database.entries(end, end + 2).await?;
+        let entry = database.entries(last, last + 2).await?;
         database.roll_back().await?;
-        if let Some(last) = known.length.checked_sub(1) {
-            let damaged = |what| OpenError::Damaged(format!("the ledger's last entry, {last}, {what}"));
+        if known.length > 0 {
             let [(seq, bytes)] = entry.as_slice() else {
-                return Err(damaged("is not there, or is not the last one as the head says"));
+                return Err(OpenError::Damaged(format!(
+                    "the ledger's last entry, {last}, is not there, or is not the last one as the head says"
+                )));
             };
             Glance::at(*seq, bytes)?;
             self.latest = Some((*seq, bytes.clone()));

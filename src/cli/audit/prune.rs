@@ -1,7 +1,7 @@
 //! `audit prune`: removes old entries, through the process that serves or, where none does, by itself.
 
 use super::{Common, section, when};
-use crate::cli::alone::{Alone, complain, silent, user};
+use crate::cli::alone::{Alone, arm, complain, silent, user};
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, Timestamp, moment, since};
 use crate::config;
@@ -27,10 +27,8 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    #[cfg(debug_assertions)]
-    match config::failpoints() {
-        Ok(armed) => crate::failpoint::arm(armed),
-        Err(what) => return complain(Exit::Usage, &what),
+    if let Err(exit) = arm() {
+        return exit;
     }
     let section = match section(&options.common.config) {
         Ok(section) => section,

@@ -1,6 +1,7 @@
 //! `audit restore`: a backup becomes the ledger again, or a new log begins after what is left.
 
 use super::section;
+use crate::cli::alone::arm;
 use crate::cli::{Exit, page};
 use crate::config::file;
 use crate::ledger::postgres;
@@ -31,13 +32,8 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    #[cfg(debug_assertions)]
-    match crate::config::failpoints() {
-        Ok(armed) => crate::failpoint::arm(armed),
-        Err(what) => {
-            page::complain(what);
-            return Exit::Usage;
-        }
+    if let Err(exit) = arm() {
+        return exit;
     }
     // What is made is for its user alone.
     rustix::process::umask(Mode::from_raw_mode(0o077));

@@ -1,6 +1,6 @@
 //! `ledger copy`: the ledger of a folder goes on in a database.
 
-use crate::cli::alone::{complain, is_own, user};
+use crate::cli::alone::{arm, complain, is_own, user};
 use crate::cli::audit::section;
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, moment, since};
@@ -30,10 +30,8 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    #[cfg(debug_assertions)]
-    match config::failpoints() {
-        Ok(armed) => crate::failpoint::arm(armed),
-        Err(what) => return complain(Exit::Usage, &what),
+    if let Err(exit) = arm() {
+        return exit;
     }
     // What is made in the folder is for its user alone.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
