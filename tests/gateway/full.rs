@@ -1,9 +1,10 @@
 //! The disk is filled, at many points, and emptied again: nothing is forwarded without a record, and nothing
 //! that was accepted loses its outcome.
 
+use crate::old::said;
 use crate::promises::{Heard, Promises, ask, connect};
 use crate::provider::{Provider, Reply};
-use crate::running::{Gateway, TOKEN, caller, configuration, eventually};
+use crate::running::{Gateway, TOKEN, caller, command, configuration, eventually};
 use crate::soak::{Random, count};
 use std::fs::File;
 use std::io::Write;
@@ -160,4 +161,33 @@ fn an_outcome_that_found_no_room_is_recorded_by_the_same_process_as_soon_as_ther
     promises.look_at(&provider);
     promises.read(&gateway);
     promises.hold("with room again");
+}
+
+#[test]
+fn on_a_full_disk_the_brake_takes_as_soon_as_what_is_under_way_has_its_outcome() {
+    let (disk, provider, mut promises) = (SmallDisk::new(8), Provider::start(), Promises::default());
+    let gateway = disk.gateway(&provider, 256);
+    let held = Held::at(&provider, &gateway);
+    disk.fill(3);
+    until_refused(&gateway, &mut promises);
+    let freeze = ["freeze", "--all", "--reason", "an incident"];
+    let late = std::thread::scope(|scope| {
+        let freezing = scope.spawn(|| said(&command(&freeze, &gateway.config())));
+        eventually("it is asked for", || gateway.log().contains("deletions are frozen"));
+        let status = said(&command(&["status", "--json"], &gateway.config())).1;
+        assert!(status.contains("\"freezes\":[]"), "it waits: {status}");
+        let late = held.release();
+        let (code, words) = freezing.join().unwrap();
+        assert_eq!(code, Some(0), "{words}");
+        late
+    });
+    assert_eq!((late.status, late.warned), (200, false), "the room for outcomes was left to it");
+    promises.heard.push(late);
+    assert_eq!(deletion(gateway.listen).status, 403, "it is frozen");
+    disk.empty();
+    eventually("there is room again", || gateway.log().contains("there is room again"));
+    assert_eq!(deletion(gateway.listen).status, 403, "it stays so");
+    promises.look_at(&provider);
+    promises.read(&gateway);
+    promises.hold("behind a brake on a full disk");
 }

@@ -191,6 +191,11 @@ impl Standing {
         self.undo.clear();
     }
 
+    /// Whether every intent has its outcome.
+    pub(super) fn nothing_is_open(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
     /// The transaction was rolled back.
     pub(super) fn take_back(&mut self) {
         while let Some(undo) = self.undo.pop() {

@@ -259,32 +259,43 @@ impl Writer {
                 }
                 Err(e) if database::is_held(&e) => {
                     tracing::error!("another program holds the ledger's database; nothing was written");
-                    let (outcomes, rest) = outcomes_first(ops);
-                    refuse(rest);
-                    self.keep(outcomes);
+                    self.keep(ops);
                 }
                 Err(e) => self.break_down(&e, ops),
             },
         }
     }
 
-    /// On a full disk: outcomes alone, in the space that was kept for them.
+    /// On a full disk: outcomes, in the space that was kept for them. Once none can come any more, what is left of it is
+    /// there for the brake, which waits until then.
     fn write_outcomes(&mut self, ops: Vec<Op>) {
-        let (mut outcomes, rest) = outcomes_first(ops);
+        let (outcomes, rest) = outcomes_first(ops);
+        let (freezes, rest) = rest.into_iter().partition(|op| matches!(op, Op::Freeze(..)));
         refuse(rest);
-        if outcomes.is_empty() {
-            return;
-        }
-        let started = moment();
-        match self.commit(&mut outcomes) {
-            Ok(owed) => self.hand_over(outcomes, owed, started),
-            Err(e) if database::is_full(&e) || database::is_held(&e) => self.keep(outcomes),
-            Err(e) => self.break_down(&e, outcomes),
+        self.write_in_reserve(outcomes);
+        if self.unwritten.is_empty() && self.standing.nothing_is_open() {
+            self.write_in_reserve(freezes);
+        } else {
+            self.unwritten.extend(freezes);
         }
     }
 
-    /// Tells those who wait that their outcomes are not recorded, and keeps these until they can be.
-    fn keep(&mut self, outcomes: Vec<Op>) {
+    fn write_in_reserve(&mut self, mut ops: Vec<Op>) {
+        let started = moment();
+        if ops.is_empty() || self.health() == Health::Broken {
+            return refuse(ops);
+        }
+        match self.commit(&mut ops) {
+            Ok(owed) => self.hand_over(ops, owed, started),
+            Err(e) if database::is_full(&e) || database::is_held(&e) => self.keep(ops),
+            Err(e) => self.break_down(&e, ops),
+        }
+    }
+
+    /// Tells those who wait that nothing of theirs is recorded, and keeps the outcomes until they can be.
+    fn keep(&mut self, ops: Vec<Op>) {
+        let (outcomes, rest) = outcomes_first(ops);
+        refuse(rest);
         for op in outcomes {
             if let Op::Conclude(seq, body, receipt) = op {
                 receipt.map(|receipt| receipt.send(Err(NotRecorded)));
