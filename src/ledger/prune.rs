@@ -8,6 +8,7 @@ mod plan;
 
 use super::admission::KEPT;
 use super::freeze::Freeze;
+use super::glance::Glance;
 use super::tree::proof::Tiles;
 use super::tree::tile::{TILE_WIDTH, Tile};
 use super::tree::{HASH_BYTES, Hash, Head, TileData, Tree};
@@ -46,6 +47,16 @@ pub fn may_be(before: Timestamp, retention: Option<Duration>, longest_budget: Du
             retention.as_secs() / 86_400
         ),
     ))
+}
+
+/// The keys of requests that were used until then are over, and go with the entries: those of all that go, by the time of
+/// the entry that says so.
+///
+/// # Errors
+/// [`OpenError::Damaged`] where the entry has no time.
+pub fn keys_until(seq: u64, entry: &[u8]) -> Result<Timestamp, OpenError> {
+    let time = Timestamp::parse(&Glance::at(seq, entry)?.time);
+    time.map(|time| time.before(KEPT)).ok_or_else(|| OpenError::Damaged(format!("entry {seq} has no time")))
 }
 
 /// The whole bundles before an entry, counted in entries.

@@ -51,8 +51,18 @@ fn beside_deletions_old_entries_go_to_the_last_byte_and_the_rest_is_proven_as_be
 fn without_a_process_the_command_prunes_by_itself() {
     let old = Old::new(700, 100, "retention_days = 30");
     assert!(old.settled().stop().success());
+    let keys = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); key = lambda n: n.to_bytes(16, 'big')
+for n in range(600):
+    db.execute('INSERT INTO idempotency VALUES (?, ?, 6, zeroblob(16), ?, NULL)', (key(n), n, 'x'))
+    db.execute('INSERT INTO idempotency_age VALUES (?, ?)', (n, key(n)))
+db.commit()";
+    python(keys, &[&old.ledger().join("ledger.db")]);
     let (code, words) = old.prune();
     assert!(code == Some(0) && words.contains("512 entries are gone"), "{words}");
+    let left = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1])
+for table in ['idempotency', 'idempotency_age']:
+    assert db.execute(f'SELECT count(*) FROM {table}').fetchone() == (0,), table";
+    python(left, &[&old.ledger().join("ledger.db")]);
     old.is_gone();
     old.verifies("entries 0 to 511, all before");
     let (code, json) = old.run(&["audit", "prune", "--before", "60d", "--json"]);

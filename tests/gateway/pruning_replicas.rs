@@ -27,6 +27,9 @@ UPDATE ledger.head SET length = 2200, latest_us = (extract(epoch FROM now() - in
 const FIRST: u64 = 1_792;
 /// 600 minutes after the first entry: 512 of the 600 are whole bundles.
 const EARLY: &str = "9590h";
+/// Whether somebody who is not the keeper reads what is signed.
+const PLANS: &str = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'wasend-gateway %'
+    AND query LIKE '%ledger.tile%' AND application_name NOT LIKE '%keeper'";
 
 fn run(cluster: &Cluster, words: &[&str]) -> (Option<i32>, String) {
     said(&command(words, &cluster.config()))
@@ -219,23 +222,43 @@ fn a_prune_that_was_planned_before_another_one_is_not_recorded_after_it() {
     let cluster = seeded();
     let replica = start(&cluster, "");
     settle(&cluster);
+    cluster.database.ask(
+        "INSERT INTO ledger.idempotency SELECT decode(md5(n::text), 'hex'), n, 6, 'x', 'x', NULL FROM generate_series(1, 9000) AS n",
+    );
     let late = std::thread::scope(|scope| {
         let late = scope.spawn(|| prune_at(&cluster, EARLY, "prune-begin=linger"));
-        let reads = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'wasend-gateway %'
-            AND query LIKE '%ledger.tile%' AND application_name NOT LIKE '%keeper'";
-        eventually("it holds what would go against what is signed", || cluster.database.ask(reads) == "t");
+        eventually("it holds what would go against what is signed", || cluster.database.ask(PLANS) == "t");
         let (code, words) = prune(&cluster, "60d");
         assert!(code == Some(0) && words.contains(&format!("{FIRST} entries are gone")), "{code:?} {words}");
         late.join().unwrap()
     });
     let (code, words) = run(&cluster, &["audit", "verify"]);
     assert!(code == Some(0) && words.contains("were pruned on"), "{words}");
+    assert_eq!(cluster.database.ask("SELECT count(*) FROM ledger.idempotency"), "0", "its keys went too");
     assert!(late.0 == Some(69) && late.1.contains("was pruned or restored meanwhile"), "{late:?}");
     assert_eq!(cluster.database.ask("SELECT first, state FROM ledger.pruned"), format!("{FIRST}|2"));
     let (code, words) = prune(&cluster, EARLY);
     assert!(code == Some(0) && words.contains(&format!("after {FIRST} is older")), "{words}");
     settle(&cluster);
     deletes(&replica);
+}
+
+#[test]
+fn a_prune_that_was_planned_for_a_log_is_not_recorded_in_the_one_that_was_begun_after_it() {
+    let cluster = seeded();
+    let mut replica = start(&cluster, "");
+    settle(&cluster);
+    assert!(replica.stop().success());
+    let late = std::thread::scope(|scope| {
+        let late = scope.spawn(|| prune_at(&cluster, "60d", "prune-begin=linger"));
+        eventually("it is planned", || cluster.database.ask(PLANS) == "t");
+        let (code, words) = run(&cluster, &["audit", "restore", "--accept-loss"]);
+        assert_eq!(code, Some(0), "{words}");
+        late.join().unwrap()
+    });
+    assert!(late.0 == Some(69) && late.1.contains("was pruned or restored meanwhile"), "{late:?}");
+    assert_eq!(cluster.database.ask("SELECT count(*) FROM ledger.pruned"), "0");
+    deletes(&start(&cluster, ""));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::config;
 use crate::failpoint;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::entry::Encoded;
-use crate::ledger::prune::{Edge, Order, Stage, Why, may_be, plan, whole_bundles};
+use crate::ledger::prune::{Edge, Order, Stage, Why, keys_until, may_be, plan, whole_bundles};
 use crate::ledger::tree::Head;
 use crate::ledger::{OpenError, ProofReader, Reader};
 use tokio_postgres::types::{ToSql, Type};
@@ -33,12 +33,12 @@ const RECORD: [&str; 3] = [
     "UPDATE ledger.head SET length = $1, latest_us = $2",
     "INSERT INTO ledger.pruned (seq, first, edge, state) VALUES ($1, $2, $3, 0)",
 ];
-/// Keys of so long ago are forgotten one by one when new ones come. Here they go at once.
-const BEGIN: [&str; 3] = [
-    "DELETE FROM ledger.idempotency WHERE seq >= 0 AND seq < (SELECT first FROM ledger.pruned WHERE seq = $1)",
-    "DELETE FROM ledger.pruned WHERE seq < $1",
-    "UPDATE ledger.pruned SET state = 1 WHERE seq = $1",
-];
+const BEGIN: [&str; 2] =
+    ["DELETE FROM ledger.pruned WHERE seq < $1", "UPDATE ledger.pruned SET state = 1 WHERE seq = $1"];
+/// Keys of so long ago are forgotten one by one when new ones come. Here all of them go. Whoever forgets one of them at
+/// this moment is not waited for: it may wait for this.
+const FORGET_KEYS: &str = "DELETE FROM ledger.idempotency WHERE key IN (SELECT key FROM ledger.idempotency
+    WHERE since_us <= $1 ORDER BY since_us LIMIT $2 FOR UPDATE SKIP LOCKED)";
 const DELETE: &str = "DELETE FROM ledger.entry WHERE seq < (SELECT least($1, min(seq) + $2) FROM ledger.entry)";
 
 /// A prune that is not at its end.
@@ -112,6 +112,11 @@ pub(super) fn go_on(db: &Blocking, signed_head: &Head, mut is_time: impl FnMut()
         transaction(db, &BEGIN, &[signed(seq)])?;
         failpoint::hit("prune-begun");
     }
+    while forget_keys(db, seq)? {
+        if !is_time() {
+            return Ok(false);
+        }
+    }
     if index::cursor(db)? < first {
         return Ok(true);
     }
@@ -142,6 +147,14 @@ pub(super) fn go_on(db: &Blocking, signed_head: &Head, mut is_time: impl FnMut()
     failpoint::hit("prune-ended");
     tracing::info!(first, "the ledger was pruned");
     Ok(true)
+}
+
+/// Some of them. `false`: that was all.
+fn forget_keys(db: &Blocking, seq: u64) -> Result<bool, OpenError> {
+    let entry = db.entries(&[signed(seq)])?.pop().map(|(_, bytes)| bytes);
+    let until = keys_until(seq, &entry.unwrap_or_default())?.as_micros();
+    let values = [(&until as &(dyn ToSql + Sync), Type::INT8), (&DELETED_AT_MOST, Type::INT8)];
+    Ok(db.ask(async |client| client.execute_typed(FORGET_KEYS, &values).await)? > 0)
 }
 
 /// Statements with the same value in one transaction, behind the lock that every batch takes.

@@ -3,6 +3,8 @@
 
 use super::batch::Batch;
 use super::database::{self, BUSY};
+use super::standing;
+use crate::clock::Timestamp;
 use crate::ledger::OpenError;
 use crate::ledger::entry::Encoded;
 use crate::ledger::prune::{Edge, Pruned};
@@ -11,6 +13,9 @@ use std::time::Duration;
 
 /// The entries of one transaction: deletions of pictures wait for it no longer than for some commits.
 const DELETED_AT_MOST: i64 = 1_024;
+
+/// The same for keys.
+const FORGOTTEN_AT_MOST: u32 = 256;
 
 /// How far a prune has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +43,9 @@ pub(super) enum Step {
     /// The entry, and its row: if nothing before its edge must stay.
     Record { body: Encoded, edge: Edge },
     /// From now on the log begins there.
-    Begin { seq: u64, first: u64 },
+    Begin { seq: u64 },
+    /// Some of the idempotency keys that were used until then.
+    Forget { until: Timestamp },
     /// Some of the entries before `first`.
     Delete { first: u64 },
     /// Nothing is left to do.
@@ -121,6 +128,12 @@ pub(super) fn lowest(db: &Connection) -> Sql<u64> {
     Ok(lowest.unwrap_or(0).cast_unsigned())
 }
 
+/// Whether there are idempotency keys that were used until then.
+pub(super) fn has_keys(db: &Connection, until: Timestamp) -> Sql<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM idempotency_age WHERE since_us <= ?1)";
+    db.query_row(sql, [until.as_micros()], |row| row.get(0))
+}
+
 /// What among the entries before `first` must stay, in words.
 pub(super) fn kept_back(db: &Connection, first: u64) -> Sql<Option<String>> {
     let smallest = |sql: &str| -> Sql<Option<i64>> {
@@ -154,15 +167,11 @@ impl Batch<'_> {
                 let state = State::Recorded.number();
                 statement.execute((seq.cast_signed(), first.cast_signed(), state, edge.bytes())).map(drop)
             }
-            Step::Begin { seq, first } => {
-                // Keys of so long ago are forgotten one by one when new ones come. Here they go at once.
-                let old = [first.cast_signed()];
-                let sql = "DELETE FROM idempotency_age WHERE key IN (SELECT key FROM idempotency WHERE seq < ?1)";
-                self.db.prepare_cached(sql)?.execute(old)?;
-                self.db.prepare_cached("DELETE FROM idempotency WHERE seq < ?1")?.execute(old)?;
+            Step::Begin { seq } => {
                 self.db.prepare_cached("DELETE FROM pruned WHERE seq < ?1")?.execute([seq.cast_signed()])?;
                 advance(self.db, *seq, State::Begun)
             }
+            Step::Forget { until } => standing::forget(self.db, *until, FORGOTTEN_AT_MOST),
             Step::Delete { first } => {
                 let sql = "DELETE FROM entry WHERE seq < (SELECT min(?1, min(seq) + ?2) FROM entry)";
                 self.db.prepare_cached(sql)?.execute((first.cast_signed(), DELETED_AT_MOST)).map(drop)

@@ -15,9 +15,10 @@ use crate::failpoint;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::entry::Encoded;
-use crate::ledger::prune::{Edge, Order, Stage, Why, may_be, plan, whole_bundles};
+use crate::ledger::prune::{Edge, Order, Stage, Why, keys_until, may_be, plan, whole_bundles};
 use crate::ledger::tree::Head;
 use crate::ledger::{OpenError, Reader};
+use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -164,10 +165,11 @@ impl Pruner {
                 self.wait()?;
             }
             failpoint::hit("prune-signed");
-            self.step(|| Step::Begin { seq, first })?;
+            self.step(|| Step::Begin { seq })?;
         }
         failpoint::hit("prune-begun");
         self.set(Stage::Forgetting);
+        self.forget_keys(&db, seq)?;
         while !self.progress.forget(first) {
             self.wait()?;
         }
@@ -191,6 +193,15 @@ impl Pruner {
         self.step(|| Step::End { seq })?;
         failpoint::hit("prune-ended");
         Ok(Some(Stage::Done { first, removed, seq }))
+    }
+
+    /// Keys of so long ago are forgotten one by one when new ones come. Here all of them go.
+    fn forget_keys(&self, db: &Connection, seq: u64) -> Result<(), Stage> {
+        let until = keys_until(seq, &database::entry(db, seq)?.unwrap_or_default())?;
+        while prune::has_keys(db, until).map_err(|e| OpenError::Unusable(e.to_string()))? {
+            self.step(|| Step::Forget { until })?;
+        }
+        Ok(())
     }
 
     /// A moment, unless the writer has ended.

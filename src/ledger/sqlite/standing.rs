@@ -140,7 +140,7 @@ impl Standing {
     /// An admitted intent is in flight, counted, and its key is taken.
     pub(super) fn take_off(&mut self, db: &Connection, seq: u64, asked: &Question, now: Timestamp) -> Result<()> {
         if let Some(key) = &asked.key {
-            forget(db, now)?;
+            forget(db, now.before(KEPT), FORGET_AT_MOST)?;
             keep(db, key, seq, asked, now)?;
         }
         for (counter, most) in asked.counters() {
@@ -241,13 +241,12 @@ fn keep(db: &Connection, key: &Mark, seq: u64, asked: &Question, now: Timestamp)
     db.prepare_cached(sql)?.execute((now.as_micros(), key.as_bytes())).map(drop)
 }
 
-/// A few of the keys that are no longer kept.
-fn forget(db: &Connection, now: Timestamp) -> Result<()> {
+/// Forgets some of the keys that were used until then, the oldest first.
+pub(super) fn forget(db: &Connection, until: Timestamp, at_most: u32) -> Result<()> {
     let sql = "SELECT since_us, key FROM idempotency_age WHERE since_us <= ?1 ORDER BY since_us LIMIT ?2";
     let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map((now.before(KEPT).as_micros(), FORGET_AT_MOST), |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 16]>(1)?))
-    })?;
+    let rows = statement
+        .query_map((until.as_micros(), at_most), |row| Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 16]>(1)?)))?;
     for row in rows.collect::<Result<Vec<_>>>()? {
         // A key that was used again since has another time.
         db.prepare_cached("DELETE FROM idempotency WHERE since_us = ?1 AND key = ?2")?.execute(row)?;
