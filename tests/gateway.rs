@@ -47,6 +47,8 @@ mod instance;
 mod misplayed;
 #[path = "gateway/moving.rs"]
 mod moving;
+#[path = "gateway/moving_again.rs"]
+mod moving_again;
 #[path = "gateway/mutated.rs"]
 mod mutated;
 #[path = "gateway/mutual.rs"]

@@ -113,8 +113,9 @@ impl Luggage {
 pub(super) enum Target {
     /// No ledger yet.
     Empty,
-    /// A copy that is not whole: where it begins, which entry it wants next, and the root that it was found whole with.
-    Begun { first: u64, next: u64, whole: Option<String> },
+    /// A copy that is not whole: where it begins, which entry it wants next, the root that it was found whole with, and
+    /// the key of the log.
+    Begun { first: u64, next: u64, whole: Option<String>, key: Option<String> },
     /// A ledger of so many entries.
     Ledger { length: u64 },
 }
@@ -191,10 +192,9 @@ fn taken(length: u64) -> CopyFault {
 fn begin(target: &mut Arriving, luggage: &Luggage, state: Target) -> Result<(), CopyFault> {
     match state {
         Target::Ledger { length } => Err(taken(length)),
-        // What was pruned meanwhile is not to stay in the copy.
-        Target::Begun { first, .. } if first != luggage.first() => Ok(target.begin(luggage)?),
-        Target::Begun { .. } => Ok(()),
-        Target::Empty => Ok(target.begin(luggage)?),
+        // What was pruned meanwhile is not to stay in the copy, nor is a log that a new one has taken the place of.
+        Target::Begun { first, key, .. } if first == luggage.first() && key.as_ref() == Some(&luggage.key) => Ok(()),
+        Target::Begun { .. } | Target::Empty => Ok(target.begin(luggage)?),
     }
 }
 

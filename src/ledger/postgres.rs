@@ -180,7 +180,10 @@ impl Postgres {
                 seen: shared,
                 metrics,
             };
-            let joined = runtime.block_on(writer.join());
+            let joined = runtime.block_on(writer.join()).and_then(|unknown| {
+                let is_its_log = keeper.is_its_log().inspect_err(|_| runtime.block_on(writer.leave()));
+                is_its_log.map(|()| unknown)
+            });
             let is_joined = joined.is_ok();
             if opened.send(joined).is_ok() && is_joined {
                 let keeping = keeper.start(writer.health.subscribe());

@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::crash::FAILPOINTS;
-use crate::old::{Old, python, said};
+use crate::old::{python, said};
 use crate::provider::Reply;
 use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{Response, delete, delete_with};
@@ -11,20 +11,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-const OTHER: &str = "canary-token-other-000";
+pub const OTHER: &str = "canary-token-other-000";
 const STOPPED: &str = "canary-token-stopped-000";
 
 type Said = (Option<i32>, String);
 
 /// A ledger in a folder, and a database that it can move to.
-struct Moving {
-    cluster: Cluster,
+pub struct Moving {
+    pub cluster: Cluster,
     folder: Arc<tempfile::TempDir>,
     text: String,
 }
 
 impl Moving {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let budget = "budgets = [{ max = 3, per_s = 3600 }]";
         let callers =
             [caller("moderation", TOKEN, budget), caller("other", OTHER, ""), caller("stopped", STOPPED, "")].concat();
@@ -37,25 +37,25 @@ impl Moving {
         Self { cluster, folder, text }
     }
 
-    fn serve(&self) -> Gateway {
+    pub fn serve(&self) -> Gateway {
         Gateway::in_folder(self.folder.clone(), &self.text, &[])
     }
 
-    fn config(&self) -> PathBuf {
+    pub fn config(&self) -> PathBuf {
         self.folder.path().join("gateway.toml")
     }
 
-    fn ledger(&self) -> PathBuf {
+    pub fn ledger(&self) -> PathBuf {
         self.folder.path().join("ledger")
     }
 
     /// Gives the database the key of the folder, and its tables.
-    fn ready(&self) {
+    pub fn ready(&self) {
         give_key(&self.ledger(), &self.cluster);
         self.cluster.migrate();
     }
 
-    fn copy(&self, failpoints: &str) -> Said {
+    pub fn copy(&self, failpoints: &str) -> Said {
         copy(&self.config(), &self.cluster.config(), failpoints)
     }
 
@@ -95,11 +95,11 @@ fn target(group: usize) -> String {
     format!("/sess1/groups/12036300000000{group:04}@g.us/picture")
 }
 
-fn run(words: &[&str], config: &Path) -> Said {
+pub fn run(words: &[&str], config: &Path) -> Said {
     said(&command(words, config))
 }
 
-fn done(words: &[&str], config: &Path) -> String {
+pub fn done(words: &[&str], config: &Path) -> String {
     let (code, words_said) = run(words, config);
     assert_eq!(code, Some(0), "{words:?}: {words_said}");
     words_said
@@ -333,51 +333,4 @@ fn a_database_that_goes_away_in_the_middle_ends_the_copy_with_a_word_and_the_nex
     assert_eq!(code, Some(0), "{words}");
     moving.cluster.join(1);
     assert_eq!(delete(moving.cluster.replicas[0].listen, TARGET, OTHER).status, 200);
-}
-
-#[test]
-fn a_log_that_was_pruned_while_its_copy_was_interrupted_moves_with_its_beginning() {
-    let old = Old::new(5_000, 100, "retention_days = 30");
-    let mut cluster = Cluster::empty();
-    assert!(old.settled().stop().success());
-    give_key(&old.ledger(), &cluster);
-    cluster.migrate();
-    let to = cluster.config();
-    assert_eq!(copy(&old.config(), &to, "copy-entries=kill").0, None);
-    assert_eq!(cluster.database.ask("SELECT next FROM ledger.arriving"), "4096");
-    let (code, words) = old.prune();
-    assert!(code == Some(0) && words.contains("4864 entries are gone"), "{words}");
-    // As if the process had been stopped before the end of it.
-    let begun = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('UPDATE pruned SET state = 1'); db.commit()";
-    python(begun, &[&old.ledger().join("ledger.db")]);
-    let (code, words) = copy(&old.config(), &to, "");
-    assert!(code == Some(69) && words.contains("a prune of this ledger is not at its end"), "{code:?} {words}");
-    assert_eq!(old.prune().0, Some(0));
-    let (code, words) = copy(&old.config(), &to, "");
-    assert_eq!(code, Some(0), "{words}");
-    assert_eq!(cluster.database.ask("SELECT min(seq) FROM ledger.entry"), "4864", "what was pruned is not in the copy");
-    let flat = |text: String| text.replace(['│', '\n'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
-    let verified = || flat(done(&["audit", "verify"], &to));
-    assert!(verified().contains("entries 0 to 4863, all before") && verified().contains("lead to the signed root"));
-    let questions: [&[&str]; 3] = [
-        &["audit", "stats", "--json"],
-        &["audit", "search", "--json", "--limit", "1000", "--caller", "c1"],
-        &["audit", "search", "--json", "--since", "30d", "--limit", "1000"],
-    ];
-    cluster.join(1);
-    for _ in 0..2 {
-        for question in questions {
-            assert_eq!(done(question, &to), done(question, &old.config()), "{question:?}");
-        }
-        done(&["audit", "reindex"], &to);
-    }
-    // The tree goes on from its edge, also where the hashes before it are lost.
-    let mut replica = cluster.replicas.remove(0);
-    assert_eq!(delete(replica.listen, TARGET, TOKEN).status, 200);
-    assert!(replica.stop().success());
-    assert!(verified().contains("their hashes lead to the signed root"));
-    cluster.database.ask("DELETE FROM ledger.tile");
-    cluster.join(1);
-    eventually("the tree is built anew", || run(&["audit", "verify"], &to).0 == Some(0));
-    assert!(verified().contains("only the last ones are left"));
 }

@@ -216,3 +216,17 @@ fn what_comes_to_the_old_log_while_it_is_read_ends_the_restore_and_nothing_is_pu
     assert_eq!(code, Some(0), "{words}");
     deletes(&start(&cluster));
 }
+
+#[test]
+fn a_replica_that_begins_while_a_restore_ends_does_not_go_on_with_the_new_log_under_the_old_key() {
+    let cluster = Cluster::empty();
+    cluster.migrate();
+    assert!(start(&cluster).stop().success());
+    let ((code, words), joined) = restores_while(&cluster, || cluster.start("recovery-begin=linger").err());
+    assert_eq!(code, Some(0), "{words}");
+    let (joined, log) = joined.expect("it does not serve");
+    assert!(joined == Some(69) && log.contains("this ledger is signed with the key"), "{joined:?} {log}");
+    assert_eq!(cluster.database.ask("SELECT count(*) FROM ledger.replica WHERE NOT stopped"), "0");
+    deletes(&start(&cluster));
+    eventually("all of it is signed", || run(&cluster, &["audit", "verify"]).0 == Some(0));
+}

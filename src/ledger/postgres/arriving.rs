@@ -95,15 +95,16 @@ impl Arriving {
 
     /// What there is.
     pub(in crate::ledger) fn state(&self) -> Result<Target, OpenError> {
-        const SQL: &str =
-            "SELECT h.length, a.first, a.next, a.whole FROM ledger.head h LEFT JOIN ledger.arriving a ON true";
+        const SQL: &str = "SELECT h.length, a.first, a.next, a.whole, s.verifying_key FROM ledger.head h
+            LEFT JOIN ledger.arriving a ON true LEFT JOIN ledger.signed s ON true";
         let state = self.db.ask(async |client| {
             let row = client.query_typed_one(SQL, &[]).await?;
             let number = |at| Ok::<_, Error>(row.try_get::<_, Option<i64>>(at)?.map(i64::cast_unsigned));
-            Ok((number(0)?, number(1)?, number(2)?, row.try_get::<_, Option<String>>(3)?))
+            let word = |at| row.try_get::<_, Option<String>>(at);
+            Ok((number(0)?, number(1)?, number(2)?, word(3)?, word(4)?))
         });
         match state? {
-            (_, Some(first), Some(next), whole) => Ok(Target::Begun { first, next, whole }),
+            (_, Some(first), Some(next), whole, key) => Ok(Target::Begun { first, next, whole, key }),
             (length, ..) => {
                 let length = length.unwrap_or(0).max(self.db.length()?);
                 Ok(if length == 0 { Target::Empty } else { Target::Ledger { length } })
@@ -111,9 +112,12 @@ impl Arriving {
         }
     }
 
-    /// Whether the log that has left goes on here.
+    /// Whether the log that has left goes on here. Once the entry that says so is pruned, its key alone does.
     pub(in crate::ledger) fn is_continued(&self, luggage: &Luggage) -> Result<bool, OpenError> {
         let is_its_key = self.db.signed()?.is_some_and(|(_, key)| key == luggage.key);
+        if self.db.first()? > luggage.head.size {
+            return Ok(is_its_key);
+        }
         let next = self.db.read(luggage.head.size, luggage.head.size + 1)?.pop();
         let entry: Option<serde_json::Value> = next.and_then(|(_, bytes)| serde_json::from_slice(&bytes).ok());
         let root = luggage.head.root.to_string();

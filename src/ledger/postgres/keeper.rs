@@ -3,10 +3,10 @@
 
 use super::blocking::Blocking;
 use super::index::{self, Index};
-use super::pruned;
 use super::sealing::Sealer;
 use super::session::{Fault, Role};
 use super::writer::Seen;
+use super::{pruned, schema};
 use crate::clock::{Moment, moment, since};
 use crate::config;
 use crate::ledger::{Health, OpenError};
@@ -75,6 +75,16 @@ impl Keeper {
         };
         keeper.stand_for_election()?;
         Ok(keeper)
+    }
+
+    /// Whether the log is still the one that this replica signs: until it had joined, a restore could begin another.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`] where it is not, or the database cannot be asked.
+    pub(super) fn is_its_log(&self) -> Result<(), OpenError> {
+        let Some(db) = &self.db else { return Ok(()) };
+        let (_, stored) = db.signed()?.ok_or_else(|| OpenError::Unusable(schema::MISSING.to_owned()))?;
+        self.sealer.signs(&stored)
     }
 
     /// Starts the thread.

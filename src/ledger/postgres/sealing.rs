@@ -156,6 +156,11 @@ impl Sealer {
         Ok(sealer)
     }
 
+    /// Whether the log whose key is stored is the one that this signs.
+    pub(super) fn signs(&self, stored: &str) -> Result<(), OpenError> {
+        is_the_one(stored, &self.key)
+    }
+
     fn head(&self, note: &str, place: &str, length: Option<u64>) -> Result<Head, OpenError> {
         let wrong = |what: String| OpenError::Damaged(format!("{place}: {what}"));
         let head = *Checkpoint::verify(note, &self.verifying).map_err(|fault| wrong(fault.to_string()))?.head();

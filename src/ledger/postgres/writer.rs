@@ -363,12 +363,7 @@ impl Writer {
             }
             failpoint::hit("stop-after-commit");
         }
-        if let Some(mut database) = self.database.take() {
-            if let Err(fault) = database.leave(&self.who.id).await {
-                tracing::warn!(%fault, "this replica's lease could not be given back: it ends by itself");
-            }
-            database.close().await;
-        }
+        self.leave().await;
         if !self.unwritten.is_empty() {
             tracing::error!(
                 outcomes = self.unwritten.len(),
@@ -376,6 +371,15 @@ impl Writer {
             );
         }
         refuse(std::mem::take(&mut self.unwritten));
+    }
+
+    /// This replica is not there any more.
+    pub(super) async fn leave(&mut self) {
+        let Some(mut database) = self.database.take() else { return };
+        if let Err(fault) = database.leave(&self.who.id).await {
+            tracing::warn!(%fault, "this replica's lease could not be given back: it ends by itself");
+        }
+        database.close().await;
     }
 }
 
