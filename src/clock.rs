@@ -103,16 +103,18 @@ impl Timestamp {
         text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_microsecond()))
     }
 
-    /// This much earlier; stops at the representable minimum.
+    /// This much earlier; stops at the first time that can be written down, in the year -9999.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+        let micros = self.0.saturating_sub(i64::try_from(span.as_micros()).unwrap_or(i64::MAX));
+        Self(micros.max(jiff::Timestamp::MIN.as_second() * 1_000_000))
     }
 
-    /// This much later; stops at the representable maximum.
+    /// This much later; stops at the last time that can be written down, in the year 9999.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX)))
+        let micros = self.0.saturating_add(i64::try_from(span.as_micros()).unwrap_or(i64::MAX));
+        Self(micros.min(jiff::Timestamp::MAX.as_second() * 1_000_000))
     }
 
     /// Reads an HTTP-date (RFC 9110 §5.6.7, the preferred form alone) as a timestamp.
@@ -151,9 +153,11 @@ impl serde::Serialize for Timestamp {
 }
 
 impl<'de> serde::Deserialize<'de> for Timestamp {
+    /// Reads whatever [`fmt::Display`] writes: what was recorded must be readable, whatever it is.
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = <String as serde::Deserialize>::deserialize(from)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom("is not a time"))
+        let micros = || text.strip_suffix(" us").and_then(|micros| micros.parse().ok()).map(Self);
+        Self::parse(&text).or_else(micros).ok_or_else(|| serde::de::Error::custom("is not a time"))
     }
 }
 
@@ -161,7 +165,9 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
 #[must_use]
 pub fn parse_span(text: &str) -> Option<Duration> {
     let unit = text.chars().last()?;
-    let count: u64 = text.strip_suffix(unit)?.parse().ok()?;
+    let count = text.strip_suffix(unit)?;
+    // A sign is none: `u64` would take one.
+    let count: u64 = count.bytes().all(|byte| byte.is_ascii_digit()).then(|| count.parse().ok())??;
     let seconds = match unit {
         's' => 1,
         'm' => 60,
@@ -182,6 +188,22 @@ mod tests {
         assert_eq!(time.to_string(), "2026-11-06T21:20:00.000007Z");
         assert_eq!(Timestamp::parse(&time.to_string()), Some(time));
         assert_eq!(Timestamp::from_micros(1_794_000_000_000_000).to_string(), "2026-11-06T21:20:00.000000Z");
+    }
+
+    #[test]
+    fn a_time_that_is_reckoned_stays_within_what_can_be_written_and_whatever_was_written_is_read() {
+        let now = Timestamp::from_micros(1_794_000_000_000_007);
+        for days in [9_999_999, 3_000_000, 100_000_000_000_000] {
+            let far = Duration::from_secs(86_400 * days);
+            for time in [now.after(far), now.before(far)] {
+                assert_eq!(Timestamp::parse(&time.to_string()), Some(time));
+            }
+        }
+        for micros in [i64::MAX, i64::MIN, 260_995_611_699_461_329, 7] {
+            let time = Timestamp::from_micros(micros);
+            let text = serde_json::to_string(&time).unwrap();
+            assert_eq!(serde_json::from_str::<Timestamp>(&text).unwrap(), time, "{text}");
+        }
     }
 
     #[test]
@@ -210,7 +232,7 @@ mod tests {
     #[test]
     fn spans_name_their_unit() {
         assert_eq!(parse_span("2h"), Some(Duration::from_secs(7200)));
-        for bad in ["2", "h", "-1h", "2w", "99999999999999999999d", "", "2é"] {
+        for bad in ["2", "h", "-1h", "+1h", "2w", "99999999999999999999d", "", "2é"] {
             assert_eq!(parse_span(bad), None, "{bad}");
         }
     }

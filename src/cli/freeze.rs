@@ -3,11 +3,11 @@
 use super::alone::{self, Alone, complain, silent};
 use super::audit::section;
 use super::{Exit, page};
-use crate::clock::{Timestamp, moment, parse_span, since};
+use crate::clock::{Timestamp, moment, since};
 use crate::config;
 use crate::gateway::brake::Stopped;
 use crate::id::{CallerName, RequestId, SessionId};
-use crate::ledger::freeze::{Covers, Freeze, reason};
+use crate::ledger::freeze::{Covers, Freeze, Freezes, lasting, reason};
 use crate::ledger::postgres::Acting;
 use crate::ledger::sqlite::SqliteReader;
 use crate::ledger::{Ledger, NotRecorded, OpenError, Reader};
@@ -57,10 +57,6 @@ fn session(text: &str) -> Result<SessionId, String> {
     SessionId::parse(text).map_err(|fault| format!("a session's id {fault}"))
 }
 
-fn span(text: &str) -> Result<Duration, String> {
-    parse_span(text).ok_or_else(|| "is not a span such as 90s, 15m, 2h, 7d".to_owned())
-}
-
 #[derive(clap::Args)]
 pub(super) struct Freezing {
     /// The configuration, of which only [ledger] has to be right
@@ -69,7 +65,7 @@ pub(super) struct Freezing {
     #[command(flatten)]
     which: Which,
     /// For how long, such as 2h; without it until somebody unfreezes
-    #[arg(long = "for", value_name = "SPAN", value_parser = span)]
+    #[arg(long = "for", value_name = "SPAN", value_parser = lasting)]
     lasts: Option<Duration>,
     /// Why: callers are shown it, and it is recorded
     #[arg(long, value_name = "TEXT", value_parser = reason)]
@@ -102,7 +98,7 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
     };
     let (covers, until) = (options.which.covers(), options.lasts.map(|span| Timestamp::now().after(span)));
     let verb = Verb::Freeze { covers: covers.clone(), until, reason: options.reason.clone() };
-    let said = Saying { json: options.json, covers: covers.clone() };
+    let said = Saying { json: options.json, covers: covers.clone(), until };
     if section.postgres.is_some() {
         let freeze = Freeze { covers, until, reason: options.reason.clone(), by: alone::user() };
         return said.frozen_for_all(&section, freeze).unwrap_or_else(|exit| exit);
@@ -118,11 +114,12 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
             };
             let freeze = Freeze { covers, until, reason: options.reason.clone(), by: ledger.by.clone() };
             let recorded = ledger.wait(ledger.store.freeze(freeze));
+            let frozen = ledger.store.freezes();
             ledger.close();
             if recorded.is_err() {
                 return complain(Exit::Restart, NOT_RECORDED);
             }
-            said.frozen();
+            said.frozen(frozen.end_of(&said.covers));
             said.end(&[])
         }
     }
@@ -186,15 +183,23 @@ fn has_outcome(folder: &Path, request: RequestId) -> bool {
 struct Saying {
     json: bool,
     covers: Covers,
+    /// As it was asked for.
+    until: Option<Timestamp>,
 }
 
 impl Saying {
-    fn frozen(&self) {
+    /// It is recorded, and ends then: perhaps later than asked for.
+    fn frozen(&self, until: Option<Timestamp>) {
         if self.json {
-            page::line(serde_json::json!({"frozen": true}));
-        } else {
-            page::line(format_args!("frozen: of {} nothing new is sent", self.covers));
+            page::line(match until {
+                Some(until) => serde_json::json!({"frozen": true, "until": until}),
+                None => serde_json::json!({"frozen": true}),
+            });
+            return;
         }
+        let end = until.map_or_else(|| "until somebody unfreezes it".to_owned(), |until| format!("until {until}"));
+        let longer = if until == self.until { "" } else { ": an earlier freeze of it lasts as long" };
+        page::line(format_args!("frozen: of {} nothing new is sent, {end}{longer}", self.covers));
     }
 
     /// Freezes in the database that replicas share, and waits for the outcomes of what they recorded before: those of
@@ -202,7 +207,8 @@ impl Saying {
     fn frozen_for_all(&self, section: &config::Ledger, freeze: Freeze) -> Result<Exit, Exit> {
         let ledger = Acting::open(section).map_err(|error| page::ledger(&error))?;
         ledger.freeze(freeze).map_err(|error| complain(Exit::Restart, &error.to_string()))?;
-        self.frozen();
+        let frozen = ledger.freezes().unwrap_or_else(|_| Freezes::default());
+        self.frozen(frozen.end_of(&self.covers));
         let unasked = |error: OpenError| complain(Exit::Restart, &format!("what is under way is not known: {error}"));
         let mut open = ledger.covered(&self.covers).map_err(unasked)?;
         let leases = ledger.replicas().map_err(unasked)?.iter().map(|replica| replica.lease_s).max();
@@ -217,16 +223,22 @@ impl Saying {
 
     /// Waits for the outcomes of what was recorded before the freeze.
     fn until_nothing_is_open(&self, folder: &Path, stopped: Stopped) -> Exit {
-        self.frozen();
+        self.frozen(stopped.until);
         let (began, patience, mut open) = (moment(), Duration::from_secs(stopped.within_s), stopped.open);
         while !open.is_empty() && since(began) < patience {
             std::thread::sleep(PAUSE);
             match ask(folder, &Verb::Covered { covers: self.covers.clone() }, Said::open) {
                 Ok(still) => open.retain(|id| still.contains(id)),
-                Err(NotHeard::No(words)) => return complain(Exit::Restart, &words),
+                Err(NotHeard::No(words)) => {
+                    page::complain(words);
+                    break;
+                }
                 // It has ended, or only its socket is gone: what is open is what has no outcome in the ledger.
                 Err(NotHeard::Nobody) => open.retain(|id| !has_outcome(folder, *id)),
-                Err(NotHeard::Silent(words)) => return silent(folder, &words),
+                Err(NotHeard::Silent(words)) => {
+                    silent(folder, &words);
+                    break;
+                }
             }
         }
         self.end(&open)

@@ -3,8 +3,10 @@
 use super::alone::{complain, is_served, silent};
 use super::audit::section;
 use super::{Exit, page};
+use crate::clock::Timestamp;
 use crate::config;
 use crate::gateway::brake::{Frozen, Status};
+use crate::ledger::freeze::Freeze;
 use crate::ledger::postgres::Acting;
 use crate::ledger::sqlite::SqliteReader;
 use crate::ledger::{OpenError, Reader};
@@ -36,10 +38,8 @@ pub(super) fn run(options: &Options) -> Exit {
         Err(NotHeard::Nobody) if is_served(&section.path) => {
             return silent(&section.path, "it does not listen on control.sock");
         }
-        Err(NotHeard::Nobody) => match SqliteReader::open(&section.path).and_then(|ledger| ledger.freezes()) {
-            Ok(freezes) => {
-                (None, freezes.iter().map(|freeze| Frozen { freeze: freeze.clone(), open: Some(vec![]) }).collect())
-            }
+        Err(NotHeard::Nobody) => match at_rest(&section) {
+            Ok(freezes) => (None, freezes),
             Err(error) => return page::ledger(&error),
         },
     };
@@ -64,12 +64,20 @@ pub(super) fn run(options: &Options) -> Exit {
     Exit::Done
 }
 
+/// What is frozen in a ledger that no process serves. What an earlier one left open has no outcome before the next start.
+fn at_rest(section: &config::Ledger) -> Result<Vec<Frozen>, OpenError> {
+    let ledger = SqliteReader::open(&section.path)?;
+    let frozen = ledger.freezes()?.in_force(Timestamp::now()).into_iter();
+    let open = |freeze: &Freeze| ledger.covered(&freeze.covers).map(Some);
+    frozen.map(|freeze| Ok(Frozen { open: open(&freeze)?, freeze })).collect()
+}
+
 /// The replicas of a database, and what is frozen for all of them.
 fn shared(section: &config::Ledger, json: bool) -> Result<Exit, OpenError> {
     let ledger = Acting::open(section)?;
     let (replicas, mut freezes) = (ledger.replicas()?, Vec::new());
-    for freeze in ledger.freezes()?.iter() {
-        freezes.push(Frozen { freeze: freeze.clone(), open: Some(ledger.covered(&freeze.covers)?) });
+    for freeze in ledger.freezes()?.in_force(Timestamp::now()) {
+        freezes.push(Frozen { open: Some(ledger.covered(&freeze.covers)?), freeze });
     }
     if json {
         page::line(serde_json::json!({"replicas": replicas, "freezes": freezes}));

@@ -1,6 +1,7 @@
 //! The brake, as operators pull it: stop what is covered, and see what is under way.
 
 use super::Gateway;
+use crate::clock::Timestamp;
 #[cfg(test)]
 use crate::failpoint::planted::{self, Fault};
 use crate::id::RequestId;
@@ -20,6 +21,9 @@ pub struct Stopped {
     pub open: Vec<RequestId>,
     /// After so many seconds they have one, as long as the ledger takes it.
     pub within_s: u64,
+    /// When it ends: an earlier one that lasts longer has made it longer. `None`: when somebody unfreezes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<Timestamp>,
 }
 
 /// How this process stands.
@@ -37,7 +41,7 @@ pub struct Status {
     pub draining: bool,
     /// What is not as it should be.
     pub degraded: Vec<String>,
-    /// Every freeze that nobody has taken back, with the requests that it covers and that have no outcome yet.
+    /// Every freeze in force, with the requests that it covers and that have no outcome yet.
     pub freezes: Vec<Frozen>,
 }
 
@@ -61,10 +65,11 @@ impl Gateway {
         let covers = freeze.covers.clone();
         tracing::warn!(%covers, reason = freeze.reason, by = freeze.by, "deletions are frozen");
         self.ledger.freeze(freeze).await?;
+        let until = self.ledger.freezes().end_of(&covers);
         let open = self.ledger.covered(covers).await.ok_or(NotRecorded)?;
         #[cfg(test)]
         let open = if planted::is(Fault::FreezeDoesNotWait) { Vec::new() } else { open };
-        Ok(Stopped { open, within_s: (self.timeout + LAST_PATIENCE).as_secs() })
+        Ok(Stopped { open, within_s: (self.timeout + LAST_PATIENCE).as_secs(), until })
     }
 
     /// Takes back the freeze that covers just this. `false`: there is none.
@@ -78,10 +83,10 @@ impl Gateway {
 
     /// How this process stands.
     pub async fn status(&self) -> Status {
-        let frozen = self.ledger.freezes();
+        let frozen = self.ledger.freezes().in_force(Timestamp::now());
         // All at once: the writer takes many between two transactions.
         let open = join_all(frozen.iter().map(|freeze| self.ledger.covered(freeze.covers.clone()))).await;
-        let freezes = frozen.iter().cloned().zip(open).map(|(freeze, open)| Frozen { freeze, open }).collect();
+        let freezes = frozen.into_iter().zip(open).map(|(freeze, open)| Frozen { freeze, open }).collect();
         let ledger = match self.ledger.health() {
             Health::Writable => "writable",
             Health::Full => "full",

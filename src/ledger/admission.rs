@@ -5,7 +5,7 @@
 use super::entry::{End, Intention};
 use super::freeze::Freeze;
 use crate::clock::Timestamp;
-use crate::config::{Budget, Per};
+use crate::config::{Budget, OnExhausted, Per};
 use crate::id::{CallerName, IdempotencyKey, RequestId, SessionId};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -271,15 +271,17 @@ pub fn decide(asked: &Question, known: Known<'_>, now: Timestamp) -> Decided {
     if known.in_flight {
         return Decided::Decline(Declined::InFlight);
     }
-    for (budget, before) in asked.budgets.iter().zip(known.before) {
-        let free_again = before.map(|before| before.after(Duration::from_secs(budget.per_s.into())));
-        if let Some(free_again) = free_again.filter(|free_again| *free_again > now) {
-            let micros = free_again.as_micros().saturating_sub(now.as_micros());
-            let retry_after_s = u64::try_from(micros).unwrap_or(0).div_ceil(1_000_000).max(1);
-            return Decided::Decline(Declined::BudgetExhausted { budget: *budget, retry_after_s });
-        }
+    let exhausted = asked.budgets.iter().zip(known.before).filter_map(|(budget, before)| {
+        let free_again = before?.after(Duration::from_secs(budget.per_s.into()));
+        let micros = free_again.as_micros().saturating_sub(now.as_micros());
+        let wait_us = u64::try_from(micros).ok().filter(|wait| *wait > 0)?;
+        Some((budget, wait_us.div_ceil(1_000_000)))
+    });
+    // One that freezes does so whatever else is used up; of the others all have to be free again.
+    match exhausted.max_by_key(|(budget, wait_s)| (budget.on_exhausted == OnExhausted::Freeze, *wait_s)) {
+        Some((budget, retry_after_s)) => Decided::Decline(Declined::BudgetExhausted { budget: *budget, retry_after_s }),
+        None => Decided::Admit,
     }
-    Decided::Admit
 }
 
 #[cfg(test)]

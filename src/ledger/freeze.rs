@@ -1,10 +1,11 @@
 //! The brake: what an operator has stopped, until when, and why. Pure.
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, parse_span};
 use crate::id::{CallerName, SessionId};
 use crate::plain::is_invisible;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
 
 /// What a freeze covers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,21 @@ pub fn reason(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The longest time for a freeze that ends by itself.
+const LASTS_AT_MOST: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// Reads how long a freeze is to last.
+///
+/// # Errors
+/// In words, when it is no span, not even a second, or longer than ten years.
+pub fn lasting(text: &str) -> Result<Duration, String> {
+    let span = parse_span(text).ok_or("is not a span such as 90s, 15m, 2h, 7d")?;
+    if span.is_zero() || span > LASTS_AT_MOST {
+        return Err("is not from 1s to 3650d; a freeze without it lasts until somebody unfreezes".to_owned());
+    }
+    Ok(span)
+}
+
 /// One freeze: no intent that it covers is recorded while it is in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freeze {
@@ -104,6 +120,33 @@ impl Freezes {
     /// Every one, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Freeze> {
         self.0.iter()
+    }
+
+    /// Those in force, the oldest first.
+    #[must_use]
+    pub fn in_force(&self, now: Timestamp) -> Vec<Freeze> {
+        self.0.iter().filter(|freeze| freeze.is_in_force(now)).cloned().collect()
+    }
+
+    /// When the freeze of just this ends, if it ends by itself.
+    #[must_use]
+    pub fn end_of(&self, covers: &Covers) -> Option<Timestamp> {
+        self.0.iter().find(|freeze| freeze.covers == *covers).and_then(|freeze| freeze.until)
+    }
+
+    /// Whether just this is frozen.
+    #[must_use]
+    pub fn has(&self, covers: &Covers, now: Timestamp) -> bool {
+        self.0.iter().any(|freeze| freeze.covers == *covers && freeze.is_in_force(now))
+    }
+
+    /// This freeze, until the end of one in force that covers the same and ends later: only who unfreezes ends that.
+    #[must_use]
+    pub fn outlasting(&self, freeze: Freeze, now: Timestamp) -> Freeze {
+        let same = |is: &&Freeze| is.covers == freeze.covers && is.is_in_force(now);
+        let Some(earlier) = self.0.iter().find(same) else { return freeze };
+        let until = earlier.until.zip(freeze.until).map(|(earlier, until)| earlier.max(until));
+        Freeze { until, ..freeze }
     }
 
     /// With this one, which takes the place of an earlier one that covers the same.
@@ -152,6 +195,37 @@ mod tests {
         );
         assert_eq!(longer.without(&Covers::All), longer);
         assert_eq!(longer.without(&Covers::Caller { caller: caller("c") }).iter().count(), 1);
+    }
+
+    #[test]
+    fn a_freeze_does_not_end_one_that_is_in_force_and_lasts_longer() {
+        let (now, c) =
+            (Timestamp::from_micros(10_000_000), || Covers::Caller { caller: CallerName::parse("c").unwrap() });
+        for (earlier, later, meant) in [
+            (None, Some(20), None),
+            (Some(20), None, None),
+            (Some(30), Some(20), Some(30)),
+            (Some(20), Some(30), Some(30)),
+            (Some(10), Some(20), Some(20)),
+        ] {
+            let freezes = Freezes::default().with(freeze(c(), earlier)).with(freeze(Covers::All, None));
+            let until = freezes.outlasting(freeze(c(), later), now).until;
+            assert_eq!(until, freeze(c(), meant).until, "{earlier:?} {later:?}");
+        }
+        let over = Freezes::default().with(freeze(c(), Some(10)));
+        assert_eq!(
+            [over.has(&c(), now), over.has(&c(), Timestamp::from_micros(9)), over.has(&Covers::All, now)],
+            [false, true, false]
+        );
+    }
+
+    #[test]
+    fn a_freeze_lasts_from_a_second_to_ten_years_or_until_it_is_taken_back() {
+        assert_eq!(lasting("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(lasting("3650d"), Ok(LASTS_AT_MOST));
+        for bad in ["0s", "0d", "3651d", "9999999d", "+1s", "soon", ""] {
+            assert!(lasting(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

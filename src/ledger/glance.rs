@@ -1,7 +1,8 @@
 //! An entry read cheaply: the members that are asked for, borrowed from its bytes.
 
 use super::OpenError;
-use crate::id::{GroupId, RequestId, SessionId, Target};
+use super::freeze::Covers;
+use crate::id::{CallerName, GroupId, RequestId, SessionId, Target};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -96,6 +97,13 @@ impl<'a> Glance<'a> {
             "dry-run" => Some("dry-run"),
             _ => None,
         }
+    }
+
+    /// The request of an intent, where this covers it. `None`: it is no intent, or cannot be read as one.
+    #[must_use]
+    pub fn covered_by(&self, covers: &Covers) -> Option<Option<RequestId>> {
+        let (caller, (request_id, target)) = (CallerName::parse(&self.caller).ok()?, self.intended()?);
+        Some(covers.includes(&caller, &target.session).then_some(request_id))
     }
 
     /// What an intent is about; `None` where this is none.

@@ -253,8 +253,7 @@ impl Ledger for Postgres {
     }
 
     fn freeze(&self, freeze: Freeze) -> Answer<'_, Result<(), NotRecorded>> {
-        let body = Encoded::new(&Body::Freeze(freeze.clone()));
-        self.record(|answer| Ok(Op::Freeze(freeze, body?, answer)))
+        self.record(|answer| Ok(Op::Freeze(freeze, answer)))
     }
 
     fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Answer<'_, Result<bool, NotRecorded>> {

@@ -1,12 +1,12 @@
 //! `/api/v1/…` on the operators' port: the brake and how things stand, as JSON, for operators and, to read, auditors.
 
-use crate::clock::{Timestamp, parse_span};
+use crate::clock::Timestamp;
 use crate::config::Role;
 use crate::error::Withheld;
 use crate::gateway::Gateway;
 use crate::id::{CallerName, RequestId, SessionId};
 use crate::identity::{Operator, Operators};
-use crate::ledger::freeze::{Covers, Freeze, reason};
+use crate::ledger::freeze::{Covers, Freeze, lasting, reason};
 use crate::problem::Problem;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
@@ -90,13 +90,9 @@ impl Api {
 
     async fn freeze(&self, by: String, asked: Asked) -> Result<Response, Withheld> {
         let covers = asked.covers()?;
-        let until = match asked.lasts.as_deref().map(|text| parse_span(text).ok_or(text)) {
-            None => None,
-            Some(Ok(span)) => Some(Timestamp::now().after(span)),
-            Some(Err(text)) => {
-                return Err(Withheld::BadRequest(format!("`for` is a span such as 2h, not {}", text.escape_debug())));
-            }
-        };
+        let lasts = asked.lasts.as_deref().map(lasting).transpose();
+        let lasts = lasts.map_err(|fault| Withheld::BadRequest(format!("`for` {fault}")))?;
+        let until = lasts.map(|span| Timestamp::now().after(span));
         let freeze = Freeze { covers, until, reason: reason(&asked.reason).map_err(Withheld::BadRequest)?, by };
         let stopped = self.gateway.freeze(freeze).await.map_err(|_| Withheld::NotRecorded)?;
         Ok(json(&stopped))

@@ -107,6 +107,8 @@ fn what_cannot_be_meant_is_a_fault_of_usage_and_nothing_is_frozen() {
         &["freeze", "--all", "--reason", ""],
         &["freeze", "--all", "--reason", "a\u{202e}b"],
         &["freeze", "--all", "--reason", "x", "--for", "soon"],
+        &["freeze", "--all", "--reason", "x", "--for", "0s"],
+        &["freeze", "--all", "--reason", "x", "--for", "9999999d"],
         &["freeze", "--session", "a/b", "--reason", "x"],
     ] {
         let output = command(wrong, &gateway.config());
@@ -302,6 +304,8 @@ fn operators_act_auditors_read_and_others_are_told_nothing() {
         json!({"covers": "all"}),
         json!({"covers": "caller", "reason": "x"}),
         json!({"covers": "all", "reason": "x", "for": "soon"}),
+        json!({"covers": "all", "reason": "x", "for": "0s"}),
+        json!({"covers": "all", "reason": "x", "for": "3000000d"}),
         json!({"covers": "all", "reason": "x", "fro": "2h"}),
         json!({"covers": "all", "caller": "moderation", "reason": "x"}),
         json!({"covers": "caller", "caller": "moderation", "session": "sess1", "reason": "x"}),
@@ -340,4 +344,38 @@ fn what_is_still_open_is_not_known_rather_than_nothing_once_the_ledger_is_broken
     assert_eq!((&status["ledger"], &status["freezes"][0]["open"]), (&"broken".into(), &Value::Null), "{status}");
     let shown = said(&command(&["status"], &gateway.config()));
     assert!(shown.contains("not known"), "{shown}");
+}
+
+#[test]
+fn a_shorter_freeze_does_not_end_a_longer_one_and_one_that_is_over_is_listed_nowhere() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&two(&provider));
+    let config = gateway.config();
+    let run = |words: &[&str]| command(words, &config);
+    assert!(run(&["freeze", "--all", "--reason", "an incident"]).status.success());
+    let output = said(&run(&["freeze", "--all", "--for", "1s", "--reason", "a deployment"]));
+    assert!(output.contains("until somebody unfreezes it: an earlier freeze"), "{output}");
+    let entries = gateway.of_kind("freeze");
+    assert_eq!((entries.len(), entries[1].get("until")), (2, None));
+    assert!(run(&["unfreeze", "--all", "--reason", "over"]).status.success());
+    let output = said(&run(&["freeze", "--all", "--for", "1s", "--reason", "a deployment"]));
+    assert!(output.contains("nothing new is sent, until 20") && !output.contains("earlier"), "{output}");
+    let status = || String::from_utf8(run(&["status", "--json"]).stdout).unwrap();
+    eventually("it is over", || delete(gateway.listen, TARGET, TOKEN).status == 200);
+    assert!(status().contains("\"freezes\":[]"), "{}", status());
+    assert_eq!(run(&["unfreeze", "--all", "--reason", "over"]).status.code(), Some(1));
+}
+
+#[test]
+fn what_a_killed_process_left_open_is_listed_as_open_until_the_next_start() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&staffed(&provider));
+    provider.next(Reply::Silent);
+    let _waiting = gateway.send();
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    let stopped = post(&gateway, "freeze", ALICE, &json!({"covers": "all", "reason": "x"})).json();
+    gateway.kill();
+    let status: Value = serde_json::from_slice(&command(&["status", "--json"], &gateway.config()).stdout).unwrap();
+    assert_eq!((&status["serving"], &status["freezes"][0]["open"]), (&Value::Null, &stopped["open"]), "{status}");
+    assert_eq!(stopped["open"].as_array().map(Vec::len), Some(1));
 }

@@ -102,4 +102,24 @@ fn a_budget_counts_the_seconds_up_to_now_and_without_their_first_moment() {
     let almost = Timestamp::from_micros(at(100).as_micros() - 1);
     assert_eq!(decide([Some(40), None], almost), exhausted(budgets[0], 1), "whole seconds, rounded up");
     assert_eq!(decide([Some(1), Some(2)], at(100)), exhausted(budgets[1], 502));
+    assert_eq!(decide([Some(100), Some(2)], at(100)), exhausted(budgets[1], 502), "both have to be free again");
+}
+
+#[test]
+fn a_used_up_budget_that_freezes_does_so_whatever_else_is_used_up() {
+    let freezing = Budget { on_exhausted: OnExhausted::Freeze, ..budget(3, 60, Per::Caller) };
+    for budgets in [[freezing, budget(3, 3600, Per::Caller)], [budget(3, 3600, Per::Caller), freezing]] {
+        let asked = Question { budgets: budgets.into(), ..question("1") };
+        let decide = |before: [i64; 2]| {
+            decide(
+                &asked,
+                Known { before: before.map(|second| Some(at(second))).to_vec(), ..Known::default() },
+                at(100),
+            )
+        };
+        let Decided::Decline(Declined::BudgetExhausted { budget, .. }) = decide([90, 90]) else { panic!() };
+        assert_eq!(budget, freezing);
+        let Decided::Decline(Declined::BudgetExhausted { budget, .. }) = decide([30, 30]) else { panic!() };
+        assert_ne!(budget, freezing, "it is free again");
+    }
 }

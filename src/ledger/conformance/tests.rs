@@ -353,6 +353,8 @@ async fn what_is_committed_is_signed_and_proved_and_goes_on_after_a_restart(plac
 
 use admitting::{
     a_budget_is_kept_by_many_at_once_and_gives_back_what_was_not_sent,
+    a_budget_that_is_made_smaller_and_larger_again_finds_what_it_had_counted,
+    a_freeze_ends_when_the_longest_of_its_kind_does_and_is_not_there_after_that,
     a_freeze_holds_from_its_entry_on_and_over_a_restart, a_key_replays_its_answer_and_survives_a_restart,
     of_one_target_in_any_spelling_one_intent_is_in_flight,
 };
@@ -389,6 +391,8 @@ conform! {
     of_one_target_in_any_spelling_one_intent_is_in_flight,
     a_key_replays_its_answer_and_survives_a_restart,
     a_freeze_holds_from_its_entry_on_and_over_a_restart,
+    a_freeze_ends_when_the_longest_of_its_kind_does_and_is_not_there_after_that,
     a_budget_is_kept_by_many_at_once_and_gives_back_what_was_not_sent,
+    a_budget_that_is_made_smaller_and_larger_again_finds_what_it_had_counted,
     any_row_beside_the_entries_that_is_not_as_they_say_is_found,
 }

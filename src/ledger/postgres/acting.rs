@@ -59,9 +59,8 @@ impl Acting {
     /// # Errors
     /// In words; where the connection was lost, it may be recorded all the same.
     pub fn freeze(&self, freeze: Freeze) -> Result<(), OpenError> {
-        let body = encoded(&Body::Freeze(freeze.clone()))?;
         let (answer, _nobody) = oneshot::channel();
-        self.act(Op::Freeze(freeze, body, answer)).map(drop)
+        self.act(Op::Freeze(freeze, answer)).map(drop)
     }
 
     /// Takes back the freeze that covers just this. `false`: there is none, and nothing was recorded.

@@ -27,10 +27,11 @@ pub(super) struct Key {
     pub(super) kept: Kept,
 }
 
-/// The newest ordinal of a counter, and the times of those that a budget may look at.
+/// The newest ordinal of a counter, how many are remembered, and the times of those that a budget may look at.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
     pub(super) newest: i64,
+    pub(super) kept: i64,
     pub(super) times_us: HashMap<i64, i64>,
 }
 
@@ -88,7 +89,7 @@ impl Admitting {
         let kept = asked.key.and_then(|key| self.keys.get(&key));
         let kept = kept.filter(|key| key.since_us > now.before(KEPT).as_micros());
         let known = Known {
-            freeze: self.freezes.covering(&asked.caller, &asked.session, now),
+            freeze: self.freezes.covering(&asked.caller, &asked.session, now.min(Timestamp::now())),
             key: kept.map(|key| key.kept.clone()),
             in_flight: self.targets.contains(&asked.target),
             before: before.collect(),
@@ -121,7 +122,10 @@ impl Admitting {
             times.push(now.as_micros());
             seqs.push(number);
             self.rows.forgotten.0.push(bytes(&mark));
-            self.rows.forgotten.1.push(counter.newest - i64::from(most));
+            // One that is made smaller and larger again finds what it had.
+            let most = counter.kept.max(most.into());
+            counter.kept = most.min(counter.kept + 1);
+            self.rows.forgotten.1.push(counter.newest - most);
             counters.extend_from_slice(mark.as_bytes());
         }
         let (seqs, ids, targets, keys, counted) = &mut self.rows.off;

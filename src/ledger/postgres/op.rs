@@ -22,7 +22,7 @@ pub(super) enum Op {
     Conclude(u64, Concluding, Option<Receipt>),
     Resolve(Unresolved, Encoded, Receipt),
     Postpone(Unresolved, Timestamp, Receipt),
-    Freeze(Freeze, Encoded, Receipt),
+    Freeze(Freeze, Receipt),
     Unfreeze(Covers, Encoded, oneshot::Sender<Result<bool, NotRecorded>>),
     Note(Encoded),
     /// Writes nothing, so it needs no commit.
@@ -82,7 +82,7 @@ fn tell(op: Op, is: Result<(), NotRecorded>) {
     match op {
         Op::Intend(_, _, answer) => drop(answer.send(Intended::Unavailable)),
         Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(is))),
-        Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) | Op::Freeze(_, _, receipt) => {
+        Op::Resolve(_, _, receipt) | Op::Postpone(_, _, receipt) | Op::Freeze(_, receipt) => {
             let _ = receipt.send(is);
         }
         Op::Unfreeze(_, _, answer) => drop(answer.send(Err(NotRecorded))),

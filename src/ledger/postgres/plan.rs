@@ -119,14 +119,11 @@ impl Plan {
                     self.wait(*since, waiting.seq, waiting.attempts.saturating_add(1));
                 }
             }
-            Op::Freeze(freeze, body, _) => {
-                self.append(body);
-                self.admitting.freeze(self.admitting.freezes.with(freeze.clone()));
-            }
+            Op::Freeze(freeze, _) => self.freeze(freeze.clone()),
             Op::Unfreeze(covers, body, _) => {
+                let any = self.admitting.freezes.has(covers, self.now());
                 let freezes = self.admitting.freezes.without(covers);
-                let any = freezes != self.admitting.freezes;
-                if any {
+                if freezes != self.admitting.freezes {
                     self.append(body);
                     self.admitting.freeze(freezes);
                 }
@@ -165,6 +162,13 @@ impl Plan {
             reason: format!("the budget of {} deletions in {} s was used up", budget.max, budget.per_s),
             by: "the gateway".to_owned(),
         };
+        tracing::warn!(caller = %asked.caller, reason = freeze.reason, "the caller is frozen until somebody unfreezes it");
+        self.freeze(freeze);
+    }
+
+    /// Adds a freeze: from its entry on nothing that it covers is admitted.
+    fn freeze(&mut self, freeze: Freeze) {
+        let freeze = self.admitting.freezes.outlasting(freeze, self.now());
         match Encoded::new(&Body::Freeze(freeze.clone())) {
             Ok(body) => {
                 self.append(&body);
@@ -172,6 +176,11 @@ impl Plan {
             }
             Err(error) => tracing::error!(%error, "a freeze could not be written as JSON"),
         }
+    }
+
+    /// By when freezes end: the log's time stands still for as long as a clock was ahead.
+    fn now(&self) -> Timestamp {
+        self.time.min(Timestamp::now())
     }
 
     /// The outcome of the intent `seq`: it is not in flight any more, and its picture is looked at where nobody knows.

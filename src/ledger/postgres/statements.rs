@@ -5,7 +5,7 @@ use super::batch::{self, Ended, Prepared};
 use super::plan::{Asked, Known, Plan};
 use super::session::{Fault, Role, Session};
 use crate::config;
-use crate::id::{CallerName, RequestId};
+use crate::id::RequestId;
 use crate::ledger::freeze::{Covers, Freezes};
 use crate::ledger::glance::Glance;
 use crate::ledger::{Entries, OpenError};
@@ -174,14 +174,10 @@ impl Writing {
     pub(super) async fn covered(&mut self, covers: &Covers) -> Result<Vec<RequestId>, Fault> {
         let mut covered = Vec::new();
         for (seq, bytes) in self.flying().await? {
-            let entry = Glance::at(seq, &bytes).ok();
-            let about = entry.and_then(|entry| Some((CallerName::parse(&entry.caller).ok()?, entry.intended()?)));
             // Of what cannot be read nobody says that it is over.
             let unread = || Fault::Unfit(format!("entry {seq} is said to be in flight, but is no such intent"));
-            let (caller, (request_id, target)) = about.ok_or_else(unread)?;
-            if covers.includes(&caller, &target.session) {
-                covered.push(request_id);
-            }
+            let about = Glance::at(seq, &bytes).ok().and_then(|entry| entry.covered_by(covers));
+            covered.extend(about.ok_or_else(unread)?);
         }
         Ok(covered)
     }

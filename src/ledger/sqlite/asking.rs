@@ -12,8 +12,9 @@ use super::standing;
 use super::tree_store::{self, TreeStore};
 use super::{database, prune};
 use crate::clock::Timestamp;
+use crate::id::RequestId;
 use crate::ledger::checkpoint::note::VerifyingKey;
-use crate::ledger::freeze::Freezes;
+use crate::ledger::freeze::{Covers, Freezes};
 use crate::ledger::glance::Glance;
 use crate::ledger::prune::Pruned;
 use crate::ledger::search::{End, Filling, Page, Query, Told};
@@ -108,6 +109,20 @@ impl SqliteReader {
             (top, step) = (bottom, (step * 2).min(READ_AT_MOST));
         }
         Ok(())
+    }
+
+    /// The requests without an outcome that this covers.
+    ///
+    /// # Errors
+    /// In words, when the ledger cannot be read, or one of them is no intent.
+    pub fn covered(&self, covers: &Covers) -> Result<Vec<RequestId>, OpenError> {
+        let mut covered = Vec::new();
+        for (seq, _) in database::in_flight(&self.db).map_err(|e| OpenError::Unusable(e.to_string()))? {
+            let about = Glance::at(seq, &self.entry(seq)?)?.covered_by(covers);
+            let unread = || OpenError::Damaged(format!("entry {seq} is said to be in flight, but is no such intent"));
+            covered.extend(about.ok_or_else(unread)?);
+        }
+        Ok(covered)
     }
 
     fn entry(&self, seq: u64) -> Result<Vec<u8>, OpenError> {

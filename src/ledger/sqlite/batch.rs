@@ -85,20 +85,27 @@ impl<'a> Batch<'a> {
             reason: format!("the budget of {} deletions in {} s was used up", budget.max, budget.per_s),
             by: "the gateway".to_owned(),
         };
-        let body = Encoded::new(&Body::Freeze(freeze.clone())).map_err(database::not_encoded)?;
-        self.freeze(freeze, &body)
+        tracing::warn!(caller = %asked.caller, reason = freeze.reason, "the caller is frozen until somebody unfreezes it");
+        self.freeze(freeze)
     }
 
     /// Adds a freeze: from its entry on nothing that it covers is admitted.
-    pub(super) fn freeze(&mut self, freeze: Freeze, body: &Encoded) -> Result<()> {
-        self.append(body)?;
+    pub(super) fn freeze(&mut self, freeze: Freeze) -> Result<()> {
+        let freeze = self.standing.freezes().outlasting(freeze, self.now());
+        let body = Encoded::new(&Body::Freeze(freeze.clone())).map_err(database::not_encoded)?;
+        self.append(&body)?;
         self.standing.freeze(self.db, freeze)
+    }
+
+    /// By when freezes end: the log's time stands still for as long as the clock was ahead of itself.
+    fn now(&self) -> Timestamp {
+        self.time.min(Timestamp::now())
     }
 
     /// Takes a freeze back, and adds that, where there is one.
     pub(super) fn unfreeze(&mut self, covers: &Covers, body: &Encoded) -> Result<bool> {
-        let any = self.standing.unfreeze(self.db, covers)?;
-        if any {
+        let any = self.standing.freezes().has(covers, self.now());
+        if self.standing.unfreeze(self.db, covers)? {
             self.append(body)?;
         }
         Ok(any)

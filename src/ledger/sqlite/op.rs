@@ -22,7 +22,7 @@ pub(super) enum Op {
     Conclude(u64, Concluding, Option<Receipt>),
     Resolve(Unresolved, Encoded, Receipt),
     Postpone(Unresolved, Timestamp, Receipt),
-    Freeze(Freeze, Encoded, Receipt),
+    Freeze(Freeze, Receipt),
     Unfreeze(Covers, Encoded, oneshot::Sender<Result<bool, NotRecorded>>),
     Note(Encoded),
     Prune(Step, Receipt),
@@ -90,7 +90,7 @@ pub(super) fn answer(ops: Vec<Op>, owed: Vec<Owed>, abandoned: &Weak<Queue>) {
             Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Ok(())))),
             Op::Resolve(_, _, receipt)
             | Op::Postpone(_, _, receipt)
-            | Op::Freeze(_, _, receipt)
+            | Op::Freeze(_, receipt)
             | Op::Prune(_, receipt) => {
                 let _ = receipt.send(Ok(()));
             }
@@ -108,7 +108,7 @@ pub(super) fn refuse(ops: Vec<Op>) {
             Op::Conclude(_, _, receipt) => drop(receipt.map(|receipt| receipt.send(Err(NotRecorded)))),
             Op::Resolve(_, _, receipt)
             | Op::Postpone(_, _, receipt)
-            | Op::Freeze(_, _, receipt)
+            | Op::Freeze(_, receipt)
             | Op::Prune(_, receipt) => {
                 let _ = receipt.send(Err(NotRecorded));
             }

@@ -361,7 +361,7 @@ fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Owed> {
         }
         Op::Resolve(waiting, body, _) => batch.resolve(waiting, body)?,
         Op::Postpone(waiting, since, _) => batch.postpone(waiting, *since)?,
-        Op::Freeze(freeze, body, _) => batch.freeze(freeze.clone(), body)?,
+        Op::Freeze(freeze, _) => batch.freeze(freeze.clone())?,
         Op::Unfreeze(covers, body, _) => return batch.unfreeze(covers, body).map(Owed::Unfrozen),
         Op::Note(body) => drop(batch.append(body)?),
         Op::Prune(step, _) => batch.prune(step)?,

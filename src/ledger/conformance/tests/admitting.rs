@@ -1,6 +1,7 @@
 //! What is decided inside an intent's transaction: freezes, keys, single flight and budgets, by each store.
 
 use super::{Place, admitted, conclude, conclude_with, declined};
+use crate::clock::Timestamp;
 use crate::config::{Budget, OnExhausted, Per};
 use crate::id::{CallerName, IdempotencyKey, SessionId};
 use crate::ledger::Intended;
@@ -120,5 +121,51 @@ pub(super) async fn a_budget_is_kept_by_many_at_once_and_gives_back_what_was_not
     let asked = Asked { budgets: freezing, ..of("s4", 103) };
     assert!(matches!(declined(&*ledger, asked).await, Declined::BudgetExhausted { .. }));
     assert!(matches!(declined(&*ledger, of("s5", 104)).await, Declined::Frozen(_)), "it froze its caller");
+    ledger.close().await;
+}
+
+pub(super) async fn a_budget_that_is_made_smaller_and_larger_again_finds_what_it_had_counted(place: Place) {
+    let of = |max, per_s, group: usize| Asked {
+        budgets: vec![budget(max, per_s, Per::Caller)].into(),
+        ..asked("c", "s", &group.to_string())
+    };
+    let ledger = place.open();
+    for group in 0..5 {
+        conclude(&*ledger, admitted(&*ledger, of(5, 86_400, group)).await, End::Deleted).await.unwrap();
+    }
+    assert!(matches!(declined(&*ledger, of(5, 86_400, 5)).await, Declined::BudgetExhausted { .. }));
+    // One more than there were in the day passes a budget that counts no longer than a moment.
+    let passed = loop {
+        match ledger.intend(of(1, 1, 6)).await {
+            Intended::Recorded(recorded) => break recorded,
+            Intended::Declined(_) | Intended::Replay(_) | Intended::Unavailable => {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
+    };
+    conclude(&*ledger, passed, End::Deleted).await.unwrap();
+    assert!(matches!(declined(&*ledger, of(5, 86_400, 7)).await, Declined::BudgetExhausted { .. }));
+    ledger.close().await;
+}
+
+pub(super) async fn a_freeze_ends_when_the_longest_of_its_kind_does_and_is_not_there_after_that(place: Place) {
+    let ledger = place.open();
+    let caller = Covers::Caller { caller: CallerName::parse("c").unwrap() };
+    let freeze =
+        |until: Option<Timestamp>| Freeze { covers: caller.clone(), until, reason: "stop".into(), by: "alice".into() };
+    let soon = Timestamp::now().after(std::time::Duration::from_secs(60));
+    let later = soon.after(std::time::Duration::from_secs(60));
+    for (asked, end) in [(Some(later), Some(later)), (Some(soon), Some(later)), (None, None), (Some(later), None)] {
+        ledger.freeze(freeze(asked)).await.unwrap();
+        assert_eq!(ledger.freezes().end_of(&caller), end, "{asked:?}");
+    }
+    let says = |entry: &serde_json::Value| entry.get("until").cloned();
+    let entries: Vec<_> = place.of_kind("freeze").iter().map(says).collect();
+    let spelt = Some(serde_json::Value::from(later.to_string()));
+    assert_eq!(entries, [spelt.clone(), spelt, None, None], "its entry says it");
+    assert_eq!(ledger.unfreeze(caller.clone(), "done".into(), "bob".into()).await, Ok(true));
+    ledger.freeze(freeze(Some(Timestamp::now()))).await.unwrap();
+    assert_eq!(ledger.unfreeze(caller.clone(), "done".into(), "bob".into()).await, Ok(false), "it was over");
+    drop(admitted(&*ledger, asked("c", "s", "1")).await);
     ledger.close().await;
 }

@@ -167,6 +167,17 @@ async fn something_of_all(ledger: &dyn Ledger) {
             conclude_with(ledger, recorded, end, Some(answered.clone())).await.unwrap();
         }
     }
+    // A smaller budget forgets nothing of what a larger one has counted.
+    let smaller = [budget(1, 1, Per::Caller)];
+    let counted = loop {
+        match ledger.intend(keyed("smaller", "8", &smaller)).await {
+            Intended::Recorded(recorded) => break recorded,
+            Intended::Declined(_) | Intended::Replay(_) | Intended::Unavailable => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    conclude(ledger, counted, End::Deleted).await.unwrap();
     let plain = admitted(ledger, asked("d", "s1", "5")).await;
     conclude(ledger, plain, End::Deleted).await.unwrap();
     let again = admitted(ledger, keyed("k11", "7", &[])).await;
