@@ -185,7 +185,7 @@ fn on_a_full_disk_the_brake_takes_as_soon_as_what_is_under_way_has_its_outcome()
     promises.heard.push(late);
     assert_eq!(deletion(gateway.listen).status, 403, "it is frozen");
     disk.empty();
-    eventually("there is room again", || gateway.log().contains("there is room again"));
+    eventually("there is room again", || gateway.log().contains("takes intents again"));
     assert_eq!(deletion(gateway.listen).status, 403, "it stays so");
     promises.look_at(&provider);
     promises.read(&gateway);

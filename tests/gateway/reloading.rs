@@ -7,7 +7,9 @@ use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, command, configuration
 use crate::soak::count;
 use crate::wire::{delete, get};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -260,4 +262,53 @@ fn a_thousand_callers_and_a_hundred_thousand_listed_groups_take_less_than_50_mib
     let after = more();
     println!("{at_first} KiB, after a reload {after} KiB");
     assert!(at_first < 50 * 1024 && after < 50 * 1024, "{at_first} KiB, after a reload {after} KiB");
+}
+
+/// The ledger's database, held by another program until this is dropped.
+struct Holding(Child);
+
+impl Holding {
+    fn begin(gateway: &Gateway) -> Self {
+        let script = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read(); db.execute('ROLLBACK')";
+        let mut child = Command::new("python3")
+            .args(["-c", script])
+            .arg(gateway.folder.path().join("ledger/ledger.db"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "held\n");
+        Self(child)
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_policy_and_refusals_of_a_time_in_which_another_program_holds_the_database_are_recorded_after_it() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&watched(&provider, "sess1"));
+    assert_eq!(status(&gateway, "sess1"), 200);
+    let holding = Holding::begin(&gateway);
+    assert_eq!(status(&gateway, "sess1"), 503);
+    eventually("readiness says so", || readiness(&gateway)["reasons"] == serde_json::json!(["ledger-unavailable"]));
+    std::fs::write(gateway.config(), watched(&provider, "sess2")).unwrap();
+    eventually("the new policy decides", || status(&gateway, "sess1") == 403);
+    drop(holding);
+    eventually("it goes on", || status(&gateway, "sess2") == 200);
+    assert_eq!(readiness(&gateway)["status"], "ready");
+    let named = |kind: &str, policy: &Value| gateway.of_kind(kind).iter().any(|entry| entry["policy"] == *policy);
+    let intent = gateway.of_kind("intent").pop().unwrap();
+    eventually("the policy has its entry", || named("policy", &intent["policy"]));
+    assert!(gateway.stop().success());
+    let refused = gateway.entries().into_iter().any(|entry| entry.to_string().contains("not-allowed"));
+    assert!(refused, "the refusals are told, one by one or counted");
 }

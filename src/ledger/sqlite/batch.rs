@@ -1,11 +1,12 @@
 //! One open transaction of the writer: what stands between BEGIN and COMMIT. Dropped without a commit, it never was.
 
 use super::database::{self, Statements};
-use super::op::{Concluding, Owed};
+use super::op::{Concluding, Op, Owed};
 use super::standing::Standing;
 use super::unresolved;
 use crate::clock::Timestamp;
 use crate::config::OnExhausted;
+use crate::failpoint;
 use crate::ledger::Unresolved;
 use crate::ledger::admission::{Decided, Declined, Question};
 use crate::ledger::entry::{Body, Encoded, End};
@@ -44,6 +45,31 @@ impl<'a> Batch<'a> {
         let time = Timestamp::now().max(head.latest);
         let (spelt, bytes) = (time.to_string(), Vec::with_capacity(1024));
         Ok(Self { db, statements, standing, head, time, spelt, bytes, is_open: true })
+    }
+
+    /// Does one thing.
+    pub(super) fn perform(&mut self, op: &Op) -> Result<Owed> {
+        match op {
+            Op::Intend(asked, body, _) => {
+                failpoint::hit("intent-before-insert");
+                let owed = self.intend(asked, body)?;
+                failpoint::hit("intent-after-insert");
+                return Ok(owed);
+            }
+            Op::Conclude(seq, concluding, _) => {
+                failpoint::hit("outcome-before-insert");
+                self.conclude(*seq, concluding)?;
+                failpoint::hit("outcome-after-insert");
+            }
+            Op::Resolve(waiting, body, _) => self.resolve(waiting, body)?,
+            Op::Postpone(waiting, since, _) => self.postpone(waiting, *since)?,
+            Op::Freeze(freeze, _) => self.freeze(freeze.clone())?,
+            Op::Unfreeze(covers, body, _) => return self.unfreeze(covers, body).map(Owed::Unfrozen),
+            Op::Note(body) => drop(self.append(body)?),
+            Op::Prune(step, _) => self.prune(step)?,
+            Op::Read(_) | Op::Close => {}
+        }
+        Ok(Owed::Nothing)
     }
 
     /// Adds an entry; returns its number and time.

@@ -275,6 +275,13 @@ pub(super) fn standing(db: &Connection) -> Result<Standing, OpenError> {
     Ok(Standing { length, in_flight, unresolved, freezes, tables })
 }
 
+/// Whether no other program has the database now.
+pub(super) fn is_free(db: &Connection) -> bool {
+    let begun = begin(db).is_ok();
+    roll_back(db);
+    begun
+}
+
 pub(super) fn begin(db: &Connection) -> rusqlite::Result<()> {
     db.prepare_cached("BEGIN IMMEDIATE")?.execute([]).map(drop)
 }

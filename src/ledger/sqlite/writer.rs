@@ -134,7 +134,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         let (mut closing, mut siblings) = (false, 0);
         while !closing {
-            let waited = if self.health() == Health::Full || !self.unwritten.is_empty() {
+            let waited = if self.health() != Health::Writable || !self.unwritten.is_empty() {
                 self.queue.recv_timeout(TRY_AGAIN)
             } else {
                 self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -194,7 +194,7 @@ impl Writer {
     fn stop(&mut self, late: Vec<Op>) -> rusqlite::Result<Head> {
         database::synchronous(&self.db, Sync::Full)?;
         let mut batch = Batch::begin(&self.db, self.head, &mut self.standing)?;
-        let owed = late.iter().map(|op| perform(&mut batch, op)).collect::<rusqlite::Result<_>>()?;
+        let owed = late.iter().map(|op| batch.perform(op)).collect::<rusqlite::Result<_>>()?;
         batch.append(&Encoded::new(&Body::Stop {}).map_err(database::not_encoded)?)?;
         failpoint::hit("stop-before-commit");
         let head = batch.commit()?;
@@ -230,25 +230,22 @@ impl Writer {
     }
 
     fn write(&mut self, batch: Vec<Op>) {
-        let noted = batch.iter().filter(|op| matches!(op, Op::Note(_))).count();
-        self.notes.fetch_sub(noted, Ordering::Relaxed);
-        if self.health() == Health::Full && self.reserve.restore() {
-            tracing::info!("there is room again: the ledger takes intents");
-            turn(&self.health, Health::Writable);
-        }
+        self.look();
         let mut ops = std::mem::take(&mut self.unwritten);
         ops.extend(self.answer_readings(batch));
         if ops.is_empty() {
             return;
         }
+        self.notes.fetch_sub(ops.iter().filter(|op| matches!(op, Op::Note(_))).count(), Ordering::Relaxed);
         // What is written to files that nobody can find again is lost.
         if let Err(what) = self.lock.still_holds() {
             return self.break_down(&what, ops);
         }
         let started = moment();
         match self.health() {
-            Health::Broken | Health::Unreachable => refuse(ops),
+            Health::Broken => refuse(ops),
             Health::Full => self.write_outcomes(ops),
+            Health::Unreachable => self.keep(ops),
             Health::Writable => match self.commit(&mut ops) {
                 Ok(owed) => self.hand_over(ops, owed, started),
                 Err(e) if database::is_full(&e) => {
@@ -258,11 +255,25 @@ impl Writer {
                     self.write_outcomes(ops);
                 }
                 Err(e) if database::is_held(&e) => {
-                    tracing::error!("another program holds the ledger's database; nothing was written");
+                    tracing::error!("another program holds the ledger's database: it takes no intents until that ends");
+                    turn(&self.health, Health::Unreachable);
                     self.keep(ops);
                 }
                 Err(e) => self.break_down(&e, ops),
             },
+        }
+    }
+
+    /// Whether what kept it from taking intents is over.
+    fn look(&mut self) {
+        let is_over = match self.health() {
+            Health::Full => self.reserve.restore(),
+            Health::Unreachable => database::is_free(&self.db),
+            Health::Writable | Health::Broken => false,
+        };
+        if is_over {
+            tracing::info!(was = ?self.health(), "the ledger takes intents again");
+            turn(&self.health, Health::Writable);
         }
     }
 
@@ -271,9 +282,10 @@ impl Writer {
     fn write_outcomes(&mut self, ops: Vec<Op>) {
         let (outcomes, rest) = outcomes_first(ops);
         let (freezes, rest) = rest.into_iter().partition(|op| matches!(op, Op::Freeze(..)));
-        refuse(rest);
+        self.keep(rest);
         self.write_in_reserve(outcomes);
-        if self.unwritten.is_empty() && self.standing.nothing_is_open() {
+        let waits = |op: &Op| matches!(op, Op::Conclude(..));
+        if self.standing.nothing_is_open() && !self.unwritten.iter().any(waits) {
             self.write_in_reserve(freezes);
         } else {
             self.unwritten.extend(freezes);
@@ -292,9 +304,10 @@ impl Writer {
         }
     }
 
-    /// Tells those who wait that nothing of theirs is recorded, and keeps the outcomes until they can be.
+    /// Tells those who wait that nothing of theirs is recorded, and keeps outcomes and notes until they can be.
     fn keep(&mut self, ops: Vec<Op>) {
         let (outcomes, rest) = outcomes_first(ops);
+        let (notes, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|op| matches!(op, Op::Note(_)));
         refuse(rest);
         for op in outcomes {
             if let Op::Conclude(seq, body, receipt) = op {
@@ -302,6 +315,9 @@ impl Writer {
                 self.unwritten.push(Op::Conclude(seq, body, None));
             }
         }
+        // They wait as before: who asks for more is told when there are too many.
+        self.notes.fetch_add(notes.len(), Ordering::Relaxed);
+        self.unwritten.extend(notes);
     }
 
     fn break_down(&mut self, error: &dyn std::fmt::Display, ops: Vec<Op>) {
@@ -316,7 +332,7 @@ impl Writer {
         points.reach("intent-before-begin", "outcome-before-begin");
         let mut batch = Batch::begin(&self.db, self.head, &mut self.standing)?;
         points.reach("intent-after-begin", "outcome-after-begin");
-        let mut owed = ops.iter().map(|op| perform(&mut batch, op)).collect::<rusqlite::Result<_>>()?;
+        let mut owed = ops.iter().map(|op| batch.perform(op)).collect::<rusqlite::Result<_>>()?;
         self.metrics.commit_entries.observe(ops.len() as f64);
         if failpoint::is_on("answer-before-commit") {
             answer(std::mem::take(ops), std::mem::take(&mut owed), &self.abandoned);
@@ -343,31 +359,6 @@ impl Writer {
 /// Says how the ledger is. Broken stays broken, whatever the writer finds: the sync thread may have said so meanwhile.
 fn turn(health: &watch::Sender<Health>, to: Health) {
     health.send_if_modified(|is| *is != Health::Broken && std::mem::replace(is, to) != to);
-}
-
-/// Does one thing in an open transaction.
-fn perform(batch: &mut Batch<'_>, op: &Op) -> rusqlite::Result<Owed> {
-    match op {
-        Op::Intend(asked, body, _) => {
-            failpoint::hit("intent-before-insert");
-            let owed = batch.intend(asked, body)?;
-            failpoint::hit("intent-after-insert");
-            return Ok(owed);
-        }
-        Op::Conclude(seq, concluding, _) => {
-            failpoint::hit("outcome-before-insert");
-            batch.conclude(*seq, concluding)?;
-            failpoint::hit("outcome-after-insert");
-        }
-        Op::Resolve(waiting, body, _) => batch.resolve(waiting, body)?,
-        Op::Postpone(waiting, since, _) => batch.postpone(waiting, *since)?,
-        Op::Freeze(freeze, _) => batch.freeze(freeze.clone())?,
-        Op::Unfreeze(covers, body, _) => return batch.unfreeze(covers, body).map(Owed::Unfrozen),
-        Op::Note(body) => drop(batch.append(body)?),
-        Op::Prune(step, _) => batch.prune(step)?,
-        Op::Read(_) | Op::Close => {}
-    }
-    Ok(Owed::Nothing)
 }
 
 /// Outcomes, and the rest.
