@@ -189,6 +189,12 @@ impl Gateway {
         self.policies.is_stale()
     }
 
+    /// The longest window in which a budget of the policy in force counts: entries of that time are not pruned.
+    #[must_use]
+    pub fn longest_budget(&self) -> Duration {
+        self.live.load().budgets.longest()
+    }
+
     /// From now on every request is refused with `shutting-down`.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::SeqCst);

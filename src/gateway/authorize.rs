@@ -14,6 +14,7 @@ use crate::policy::{Policy, Question};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A request that a rule allows, and which rule of which policy.
 pub struct Permit {
@@ -27,6 +28,12 @@ pub struct Permit {
 pub struct Budgets(HashMap<CallerName, Arc<[Budget]>>);
 
 impl Budgets {
+    /// The longest window of any of them.
+    pub(super) fn longest(&self) -> Duration {
+        let windows = self.0.values().flat_map(|budgets| budgets.iter()).map(|budget| budget.per_s);
+        Duration::from_secs(windows.max().unwrap_or(0).into())
+    }
+
     /// Takes over the callers' budgets.
     #[must_use]
     pub fn new(callers: &[config::Caller]) -> Self {

@@ -72,6 +72,8 @@ pub struct Order {
     pub before: Timestamp,
     /// Who asked, for the entry.
     pub by: String,
+    /// The longest window in which a budget that is in force counts intents.
+    pub longest_budget: Duration,
 }
 
 /// What a log that was pruned says about its beginning, in its entry `seq`.
@@ -365,7 +367,7 @@ mod tests {
     #[test]
     fn only_an_entry_that_says_so_tells_where_the_log_begins() {
         let head = Head { size: 512, root: leaf_hash(b"x") };
-        let order = Order { before: Timestamp::from_micros(0), by: "uid 0".to_owned() };
+        let order = Order { before: Timestamp::from_micros(0), by: "uid 0".to_owned(), longest_budget: Duration::ZERO };
         let time = Timestamp::from_micros(1);
         let bytes = entry::encode(700, time, &body(&order, &head, (2, 1), Some(Vec::new()))).expect("an entry");
         let read = Pruned::read(700, &bytes).expect("it says so");

@@ -146,7 +146,11 @@ impl Reach {
         match verb {
             Verb::Prune { before } => match Timestamp::parse(&before) {
                 None => Said::No(format!("`{}` is no time", before.escape_debug())),
-                Some(before) => match self.store.prune(Order { before, by: by(user) }) {
+                Some(before) => match self.store.prune(Order {
+                    before,
+                    by: by(user),
+                    longest_budget: self.gateway.longest_budget(),
+                }) {
                     Ok(()) => Said::Pruning(self.store.pruning()),
                     Err(_) => Said::No("another prune is under way; try again when it is done".to_owned()),
                 },

@@ -123,6 +123,14 @@ fn what_may_not_go_is_refused_in_words() {
     refused(&old, "60d", 1, "entry 3 is an intent whose outcome is unknown");
     let mut gateway = old.settled();
     refused(&old, "60d", 1, "entry 3 is an intent whose outcome is unknown");
+    refused(&old, "30d", 1, "entry 3 is an intent whose outcome is unknown");
+    // A budget that a reload has made longer than that.
+    let budget = "budgets = [{ max = 5, per_s = 2678400 }]\n[[callers.allow]]";
+    std::fs::write(gateway.config(), old.text.replacen("[[callers.allow]]", budget, 1)).unwrap();
+    gateway.signal("HUP");
+    eventually("it is in force", || gateway.of_kind("policy").len() > 1);
+    refused(&old, "30d", 64, "the budgets");
+    std::fs::write(gateway.config(), &old.text).unwrap();
     assert!(gateway.stop().success());
     change(
         "DELETE FROM unresolved; UPDATE entry SET bytes = CAST(replace(bytes, '127.0.0.1', '127.0.0.2') AS BLOB) WHERE seq < 50",

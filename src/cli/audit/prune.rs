@@ -67,7 +67,7 @@ fn shared(options: &Options, section: &config::Ledger) -> Exit {
     if watched != Exit::Done {
         return watched;
     }
-    let order = Order { before: options.before, by: user() };
+    let order = Order { before: options.before, by: user(), longest_budget: section.longest_budget };
     let looking = |done, of| page::progress(&progress(&Stage::Looking { done, of }));
     match pruning.begin(&order, looking) {
         Ok(()) => watch.until_end(|| pruning.stage().map_err(|error| page::ledger(&error))),
@@ -99,7 +99,7 @@ fn alone(section: &config::Ledger, before: Timestamp, watch: &mut Watch) -> Exit
         exit = watch.until_end(|| Ok(ledger.store.pruning()));
     }
     if exit == Exit::Done {
-        let begun = ledger.store.prune(Order { before, by: ledger.by.clone() });
+        let begun = ledger.store.prune(Order { before, by: ledger.by.clone(), longest_budget: section.longest_budget });
         exit = begun.map_or(Exit::Restart, |()| watch.until_end(|| Ok(ledger.store.pruning())));
     }
     ledger.close();

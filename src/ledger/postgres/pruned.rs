@@ -208,7 +208,7 @@ impl Pruning {
             return Err(meanwhile());
         }
         self.begun = lowest(self.reader.db())?;
-        may_be(order.before, self.config.retention, self.config.longest_budget)?;
+        may_be(order.before, self.config.retention, order.longest_budget)?;
         let (length, pruned) = (self.reader.length()?, self.reader.pruned()?);
         let (head, key) = self.signed()?;
         let first = whole_bundles(self.reader.first_at(order.before, length)?.min(head.size));

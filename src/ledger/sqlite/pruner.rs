@@ -34,7 +34,6 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 pub(super) struct Pruner {
     folder: PathBuf,
     retention: Option<Duration>,
-    longest_budget: Duration,
     /// Weak: a prune that waits for a reader keeps no writer alive.
     ops: Weak<Queue>,
     progress: Arc<Progress>,
@@ -51,14 +50,7 @@ struct Plan {
 impl Pruner {
     pub(super) fn new(config: &config::Ledger, ops: Weak<Queue>, progress: Arc<Progress>) -> Self {
         let stage = Arc::new(Mutex::new(Stage::Idle));
-        Self {
-            folder: config.path.clone(),
-            retention: config.retention,
-            longest_budget: config.longest_budget,
-            ops,
-            progress,
-            stage,
-        }
+        Self { folder: config.path.clone(), retention: config.retention, ops, progress, stage }
     }
 
     /// Goes on with what an earlier process did not finish.
@@ -224,7 +216,7 @@ impl Pruner {
     /// What would go, held against what is signed: this is the last time that it can be. `Err` in it: nothing, and where
     /// the log begins.
     fn plan(&self, order: &Order) -> Result<Result<Plan, u64>, Stage> {
-        may_be(order.before, self.retention, self.longest_budget)?;
+        may_be(order.before, self.retention, order.longest_budget)?;
         let ledger = SqliteReader::open(&self.folder)?;
         let db = database::open_to_read(&self.folder)?;
         let beginning = prune::beginning(&db)?;
