@@ -7,6 +7,7 @@
 //! Since no request has a body, what a caller sends on a connection is a row of heads.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 /// The most bytes a head may have, its final empty line included.
 pub const MAX_BYTES: usize = 16 * 1024;
@@ -187,14 +188,30 @@ fn host(fields: &[httparse::Header<'_>]) -> Result<(), HeadFault> {
         (None, _) => malformed("`Host` is missing"),
         (Some(_), Some(_)) => malformed("`Host` is there twice"),
         (Some(host), None) => {
-            let fits = |b: &u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(b);
-            if host.is_empty() || host.len() > 255 || !host.iter().all(fits) {
-                malformed("`Host` is not a host")
-            } else {
+            if std::str::from_utf8(host).is_ok_and(is_host) {
                 Ok(())
+            } else {
+                malformed("`Host` is not a host with, perhaps, a port")
             }
         }
     }
+}
+
+/// RFC 3986 §3.2: a name or an IPv4 address, or an IPv6 address in brackets; then perhaps `:` and perhaps a port.
+fn is_host(text: &str) -> bool {
+    let (host_fits, behind) =
+        if let Some((inside, behind)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            (inside.parse::<Ipv6Addr>().is_ok(), behind)
+        } else {
+            let (name, behind) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let names = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+            (name.bytes().any(names) && name.bytes().all(|b| names(b) || b"-.".contains(&b)), behind)
+        };
+    let port_fits = match behind.strip_prefix(':') {
+        None => behind.is_empty(),
+        Some(port) => port.bytes().all(|b| b.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok()),
+    };
+    host_fits && port_fits && text.len() <= 255
 }
 
 fn closes(fields: &[httparse::Header<'_>]) -> bool {

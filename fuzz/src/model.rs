@@ -25,6 +25,25 @@ fn reminds(name: &[u8]) -> bool {
         .any(|known| name != *known && letters(&name) == letters(known))
 }
 
+/// A name, or an IPv6 address in brackets, and perhaps a port (RFC 3986 §3.2).
+fn is_host(bytes: &[u8]) -> bool {
+    let digits = bytes.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let (host, port) = match bytes.split_at(bytes.len() - digits) {
+        ([host @ .., b':'], port) if host.ends_with(b"]") || !host.contains(&b':') => (host, port),
+        _ => (bytes, &b""[..]),
+    };
+    let number = port.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    let is_address = |inside: &[u8]| String::from_utf8_lossy(inside).parse::<std::net::Ipv6Addr>().is_ok();
+    number <= 65_535
+        && match host {
+            [b'[', inside @ .., b']'] => is_address(inside),
+            name => {
+                name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+                    && name.iter().any(|byte| !b".-".contains(byte))
+            }
+        }
+}
+
 fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Vec<&'a [u8]> {
     let (mut parts, mut rest) = (Vec::new(), bytes);
     while let Some(found) = rest.windows(at.len()).position(|window| window == at) {
@@ -74,8 +93,7 @@ impl<'a> Read<'a> {
         let read = Self { method, target, fields, length: end + 4 };
         let lengths = read.values(b"content-length");
         let no_body = lengths.is_empty() || lengths == [b"0"];
-        let host_is_one = matches!(read.values(b"host")[..], [host] if !host.is_empty() && host.len() < 256
-            && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._:[]".contains(byte)));
+        let host_is_one = matches!(read.values(b"host")[..], [host] if host.len() < 256 && is_host(host));
         let surprises = read.values(b"transfer-encoding").len() + read.values(b"expect").len();
         (no_body && host_is_one && surprises == 0).then_some(read)
     }

@@ -44,6 +44,65 @@ fn exactly_one_well_formed_host_is_needed() {
 }
 
 #[test]
+fn a_host_is_a_name_or_an_address_and_its_port_a_number() {
+    let of = |host: &str| read(&format!("{LINE}Host: {host}\r\n\r\n"));
+    for good in [
+        "gw",
+        "gw.",
+        "_",
+        "a_b",
+        "-a",
+        "gw:",
+        "gw:0",
+        "gw:80",
+        "gw:00080",
+        "gw:65535",
+        "1.2.3.4",
+        "1.2.3.4:80",
+        "[::1]",
+        "[::1]:",
+        "[::1]:8080",
+        "[::ffff:1.2.3.4]:80",
+    ] {
+        assert!(of(good).is_ok(), "{good}");
+    }
+    for bad in [
+        ":80",
+        ":",
+        "gw:x",
+        "gw:-1",
+        "gw:+1",
+        "gw:99999",
+        "gw:65536",
+        "gw:80:80",
+        "a:b:c",
+        "::1",
+        "[::1",
+        "::1]",
+        "[]",
+        "[]:80",
+        "[x]",
+        "[[::1]]",
+        "[::1]x",
+        "[::1]80",
+        "[::1]:x",
+        "[::1]:65536",
+        "[::1]::",
+        "[1.2.3.4]",
+        "[1::2::3]",
+        "[v1.x]",
+        "gw[::1]",
+        "gw]",
+        ".",
+        "...",
+        "-",
+        "-.-:80",
+    ] {
+        assert!(matches!(of(bad), Err(HeadFault::Malformed(_))), "{bad}");
+    }
+}
+
+#[test]
 fn nothing_that_could_be_a_body_passes() {
     assert!(with("Content-Length: 0\r\n").is_ok());
     for (fields, fault) in [
