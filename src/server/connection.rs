@@ -84,15 +84,17 @@ impl Connection {
     pub(super) async fn serve(self: Arc<Self>, mut stream: TcpStream, peer: SocketAddr) {
         let mut peer = peer.ip().to_canonical();
         if self.proxy_protocol {
-            let trusted = self.trusted_proxies.iter().any(|net| net.contains(&peer));
-            let told = tokio::time::timeout(self.patience.head, proxy::read(&mut stream)).await;
-            match told {
-                Ok(Some(told)) if trusted => peer = told.unwrap_or(peer),
-                _ => {
-                    tracing::warn!(%peer, "a connection without a PROXY header that is trusted was closed");
-                    return;
-                }
+            // Who is not trusted is not waited for: there is no limit for each peer here, and it would keep its seat.
+            if !self.trusted_proxies.iter().any(|net| net.contains(&peer)) {
+                tracing::warn!(%peer, "a connection that is not from a trusted proxy was closed");
+                return;
             }
+            let told = tokio::time::timeout(self.patience.head, proxy::read(&mut stream)).await;
+            let Ok(Some(told)) = told else {
+                tracing::warn!(%peer, "a connection without a PROXY header was closed");
+                return;
+            };
+            peer = told.unwrap_or(peer);
         }
         match &self.certificate {
             None => self.speak(stream, peer, None).await,

@@ -1,10 +1,11 @@
 //! What must not reach the provider, byte for byte over raw sockets: each with its status, a problem that
 //! names it, a request id, and 0 bytes upstream.
 
+use crate::hostile::connect_as;
 use crate::provider::Provider;
 use crate::running::{Gateway, TARGET, TOKEN, caller, configuration};
 use crate::wire::{connect, exchange, request, response};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 
 /// Sends each case on a connection of its own and asks for this status.
 fn all(status: u16, cases: &[String]) {
@@ -295,4 +296,22 @@ fn behind_a_proxy_the_address_comes_from_it_alone() {
         [ask("PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n"), ask("PROXY TCP4 9.9.9.9 127.0.0.1 1 2\r\n"), ask("")],
         [Some(200), Some(403), None]
     );
+}
+
+#[test]
+fn who_is_no_trusted_proxy_takes_no_seat_where_connections_begin_with_a_proxy_header() {
+    let provider = Provider::start();
+    let listen =
+        "proxy_protocol = true\ntrusted_proxies = [\"127.0.0.1\"]\nmax_connections = 16\nhead_timeout_ms = 60000";
+    let gateway =
+        Gateway::with(&configuration(&provider.url(), &[("listen", listen)], &caller("moderation", TOKEN, "")));
+    for number in 0..32 {
+        // Not even waited for: it need not say anything.
+        let ended = connect_as(number, gateway.listen).read(&mut [0]);
+        let is_ended =
+            ended.as_ref().map_or_else(|error| error.kind() == ErrorKind::ConnectionReset, |read| *read == 0);
+        assert!(is_ended, "connection {number}: {ended:?}");
+    }
+    let words = "PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n".to_owned() + &with("");
+    assert_eq!(exchange(gateway.listen, words.as_bytes(), 1)[0].status, 200);
 }
