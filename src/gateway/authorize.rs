@@ -98,13 +98,18 @@ impl Permit {
     }
 }
 
-/// The trace id of a `traceparent` (W3C Trace Context §3.2).
+/// The trace id of a `traceparent` (W3C Trace Context §3.2). One that is malformed says nothing.
 fn trace_id(text: &str) -> Option<String> {
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let id = |part: &str, length: usize| hex(part, length) && part.bytes().any(|b| b != b'0');
     let mut parts = text.split('-');
-    let (version, id) = (parts.next()?, parts.next()?);
-    let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    (version.len() == 2 && hex(version) && id.len() == 32 && hex(id) && id.bytes().any(|b| b != b'0'))
-        .then(|| id.to_owned())
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    // Later versions may have more behind the flags.
+    let ends = version != "00" || parts.next().is_none();
+    let fits = hex(version, 2) && version != "ff" && id(trace, 32) && id(parent, 16) && hex(flags, 2) && ends;
+    fits.then(|| trace.to_owned())
 }
 
 #[cfg(test)]
@@ -115,9 +120,35 @@ mod tests {
     fn a_trace_id_is_taken_from_a_well_formed_traceparent_alone() {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(trace_id(&format!("00-{id}-00f067aa0ba902b7-01")).as_deref(), Some(id));
-        for bad in
-            ["", "00", "00-xyz-1-01", &format!("00-{}-1-01", "0".repeat(32)), &format!("00-{}-1-01", id.to_uppercase())]
-        {
+        let parent = "00f067aa0ba902b7";
+        for later in ["01", "01-", "01-what-a later, version says"] {
+            assert_eq!(trace_id(&format!("cc-{id}-{parent}-{later}")).as_deref(), Some(id), "{later}");
+        }
+        let (zeros, upper) = ("0".repeat(32), id.to_uppercase());
+        for bad in [
+            "",
+            "00",
+            "00-xyz-1-01",
+            &format!("00-{id}"),
+            &format!("00-{id}-{parent}"),
+            &format!("00-{id}-{parent}-"),
+            &format!("00-{id}-{parent}-1"),
+            &format!("00-{id}-{parent}-011"),
+            &format!("00-{id}-{parent}-0G"),
+            &format!("00-{id}-{parent}-01-"),
+            &format!("00-{id}-{parent}-01-x"),
+            &format!("00-{id}-{parent}-01, 00-x"),
+            &format!("cc-{id}-{parent}-01x"),
+            &format!("ff-{id}-{parent}-01"),
+            &format!("0-{id}-{parent}-01"),
+            &format!("0A-{id}-{parent}-01"),
+            &format!("00-{zeros}-{parent}-01"),
+            &format!("00-{upper}-{parent}-01"),
+            &format!("00-{id}0-{parent}-01"),
+            &format!("00-{id}-0000000000000000-01"),
+            &format!("00-{id}-zz-01"),
+            &format!("00-{id}-00F067AA0BA902B7-01"),
+        ] {
             assert_eq!(trace_id(bad), None, "{bad}");
         }
     }
