@@ -144,6 +144,8 @@ pub enum Withheld {
     MethodNotAllowed(&'static str),
     /// What was asked for cannot be understood, in these words.
     BadRequest(String),
+    /// The request was begun, but not finished in time.
+    TooSlow,
     /// There is no such thing, or not yet; the words say what there is.
     NotFound(&'static str),
     /// It cannot be read from the ledger now.

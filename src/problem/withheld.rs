@@ -26,6 +26,9 @@ impl From<Withheld> for Problem {
                 )
             },
             Withheld::BadRequest(what) => Self::bad_request(StatusCode::BAD_REQUEST, what),
+            Withheld::TooSlow => {
+                Self::bad_request(StatusCode::REQUEST_TIMEOUT, "the request's body did not arrive in time")
+            }
             Withheld::NotFound(what) => Self::refused(StatusCode::NOT_FOUND, "not-found", "It is not there", what),
             Withheld::NotRecorded => Self::unavailable(
                 "ledger-unavailable",

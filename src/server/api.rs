@@ -14,9 +14,12 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest body.
 const BODY_AT_MOST: usize = 16 * 1024;
+/// How long a body may take, from its head to its end.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 const NOT_THERE: &str = "there are status, freeze and unfreeze";
 const FORM: &str = "send {\"covers\": \"all\" | \"caller\" | \"session\", \"caller\" or \"session\": its name, \"reason\": …} \
     and, to freeze, perhaps \"for\": \"2h\"";
@@ -69,9 +72,14 @@ impl Api {
 
     /// Answers one request under `/api/v1/`.
     pub(super) async fn answer(self: Arc<Self>, request: Request) -> Response {
-        self.find(request)
-            .await
-            .unwrap_or_else(|withheld| Problem::from(withheld).into_response(RequestId::new()).map(Body::from))
+        self.find(request).await.unwrap_or_else(|withheld| {
+            let is_cut = withheld == Withheld::TooSlow;
+            let mut response = Problem::from(withheld).into_response(RequestId::new()).map(Body::from);
+            if is_cut {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        })
     }
 
     async fn find(&self, request: Request) -> Result<Response, Withheld> {
@@ -117,7 +125,8 @@ fn acting(operator: Operator) -> Result<String, Withheld> {
 }
 
 async fn read(request: Request) -> Result<Asked, Withheld> {
-    let body = to_bytes(request.into_body(), BODY_AT_MOST).await;
+    let reading = to_bytes(request.into_body(), BODY_AT_MOST);
+    let body = tokio::time::timeout(BODY_WITHIN, reading).await.map_err(|_| Withheld::TooSlow)?;
     let body = body.map_err(|_| Withheld::BadRequest(format!("the body is longer than {BODY_AT_MOST} bytes")))?;
     serde_json::from_slice(&body).map_err(|e| Withheld::BadRequest(format!("the body is not understood: {e}; {FORM}")))
 }
@@ -126,4 +135,22 @@ fn json(value: &impl Serialize) -> Response {
     let body = serde_json::to_string(value).unwrap_or_default();
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body)
         .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::{StreamExt, stream};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_or_never_comes_is_waited_for_within_bounds() {
+        let drip = stream::repeat("x").then(async |part| {
+            tokio::time::sleep(BODY_WITHIN / 4).await;
+            Ok::<_, std::convert::Infallible>(part)
+        });
+        for body in [Body::from_stream(drip), Body::from_stream(stream::pending::<Result<&str, std::fmt::Error>>())] {
+            let read = tokio::time::timeout(BODY_WITHIN * 2, read(Request::new(body))).await.expect("it gives up");
+            assert_eq!(read.err(), Some(Withheld::TooSlow));
+        }
+    }
 }

@@ -264,3 +264,23 @@ fn a_provider_that_floods_every_thread_with_interim_answers_silences_neither_por
     let outcomes = gateway.of_kind("outcome");
     assert!(outcomes.iter().all(|entry| entry["outcome"] == "unknown"), "{outcomes:?}");
 }
+
+#[test]
+fn a_freeze_whose_body_never_comes_is_answered_in_time_and_freezes_nothing() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    let mut streams = ["freeze", "unfreeze"].map(|verb| {
+        let mut stream = connect(gateway.ops);
+        let (fields, body) = (bearer(ALICE), "{\"covers\":\"all\",\"reason\":");
+        let head = format!("POST /api/v1/{verb} HTTP/1.1\r\nHost: gw\r\n{fields}Content-Length: 100\r\n\r\n{body}");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    });
+    for stream in &mut streams {
+        let answer = response(stream).expect("an answer");
+        let told = (answer.status, answer.code(), answer.header("content-type"), answer.header("connection"));
+        assert_eq!(told, (408, "bad-request".into(), Some("application/problem+json"), Some("close")), "{answer:?}");
+        assert!(response(stream).is_none(), "its connection ends");
+    }
+    assert!(gateway.of_kind("freeze").is_empty());
+}
