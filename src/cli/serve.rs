@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 const FLUSH: Duration = Duration::from_secs(60);
+/// On the operators' port, in all and from one address: one peer alone keeps no probe of others out.
+const OPS_CONNECTIONS: (usize, usize) = (64, 32);
 
 pub(super) fn run(file: &Path) -> Exit {
     let (loaded, seen) = reload::read_as_one(file);
@@ -179,7 +181,7 @@ async fn serve(
         (connections, if config.listen.proxy_protocol { usize::MAX } else { config.listen.max_connections_per_peer });
     let (callers, listen) = bind("listen.address", config.listen.address, limits, callers_tls.is_some()).await?;
     let ports = TaskTracker::new();
-    let ops = bind("ops.address", config.ops.address, (64, 64), ops_tls.is_some());
+    let ops = bind("ops.address", config.ops.address, OPS_CONNECTIONS, ops_tls.is_some());
     let (ops_listener, ops) = ports.spawn_on(ops, ops_runtime).await.unwrap_or(Err(Exit::Unavailable))?;
     let (metrics, registry) = Metrics::new();
     let (ledger, held) = ledger(&config, &metrics)?;

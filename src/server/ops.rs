@@ -4,9 +4,13 @@ use super::api::Api;
 use super::hurried::Hurried;
 use super::tiles::Published;
 use super::tls::Certificate;
+use crate::error::Withheld;
 use crate::gateway::Gateway;
+use crate::id::RequestId;
 use crate::ledger::Health;
+use crate::problem::Problem;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -23,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 const HEAD: Duration = Duration::from_secs(10);
+const NOT_THERE: &str = "there are /livez, /readyz, /metrics, /log/ and /api/v1/";
 
 #[derive(Clone)]
 struct Operations {
@@ -40,10 +45,14 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) 
         .route("/log", log.clone())
         .route("/log/", log.clone())
         .route("/log/{*path}", log)
+        .route("/api/v1", api.clone())
+        .route("/api/v1/", api.clone())
         .route("/api/v1/{*path}", api)
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .fallback(async || withheld(Withheld::NotFound(NOT_THERE)))
+        .method_not_allowed_fallback(async || withheld(Withheld::MethodNotAllowed("GET, HEAD")))
         .with_state(Operations { gateway, registry: Arc::new(registry) })
 }
 
@@ -86,6 +95,10 @@ async fn metrics(State(Operations { registry, .. }): State<Operations>) -> Respo
     }
 }
 
+fn withheld(why: Withheld) -> Response {
+    Problem::from(why).into_response(RequestId::new()).map(Body::from)
+}
+
 pub(super) async fn serve(
     stream: TcpStream,
     certificate: Option<Arc<Certificate>>,
@@ -107,6 +120,7 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, ro
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
+        .max_buf_size(crate::head::MAX_BYTES)
         .serve_connection(TokioIo::new(Hurried::new(stream)), TowerToHyperService::new(router));
     let mut serving = pin!(serving);
     tokio::select! {

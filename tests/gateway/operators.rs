@@ -1,5 +1,6 @@
 //! The operators' port: who may read the log, what of it there is, and that it answers whatever the callers' port does.
 
+use crate::hostile::connect_as;
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, command, configuration, eventually, sha256};
 use crate::wire::{Response, connect, delete, exchange, get, request, response};
@@ -263,6 +264,51 @@ fn a_provider_that_floods_every_thread_with_interim_answers_silences_neither_por
     eventually("every outcome is recorded", || gateway.of_kind("outcome").len() == floods);
     let outcomes = gateway.of_kind("outcome");
     assert!(outcomes.iter().all(|entry| entry["outcome"] == "unknown"), "{outcomes:?}");
+}
+
+#[test]
+fn what_the_operators_port_does_not_have_is_a_problem_with_a_body() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    for (method, path, fields, status, code, allow) in [
+        ("GET", "/", String::new(), 404, "not-found", None),
+        ("GET", "/nothing", String::new(), 404, "not-found", None),
+        ("POST", "/readyz/x", String::new(), 404, "not-found", None),
+        ("GET", "/api", String::new(), 404, "not-found", None),
+        ("GET", "/api/v1", bearer(BOB), 404, "not-found", None),
+        ("GET", "/api/v1/", bearer(BOB), 404, "not-found", None),
+        ("GET", "/api/v1", String::new(), 401, "unauthenticated", None),
+        ("POST", "/metrics", String::new(), 405, "method-not-allowed", Some("GET, HEAD")),
+        ("DELETE", "/livez", String::new(), 405, "method-not-allowed", Some("GET, HEAD")),
+    ] {
+        let answer = ask(gateway.ops, method, path, &fields);
+        let told = (answer.status, answer.code(), answer.header("allow"), answer.header("content-type"));
+        assert_eq!(told, (status, code.into(), allow, Some("application/problem+json")), "{method} {path}");
+        assert!(answer.header("x-request-id").is_some(), "{method} {path}");
+    }
+}
+
+#[test]
+fn a_head_of_the_operators_port_is_bounded_and_plain_probes_are_answered() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    let long = |bytes: usize| format!("GET /livez HTTP/1.1\r\nHost: gw\r\nX: {}\r\n\r\n", "x".repeat(bytes));
+    let status = |text: &str| exchange(gateway.ops, text.as_bytes(), 1).pop().map(|answer| answer.status);
+    assert_eq!((status(&long(15_000)), status(&long(40_000))), (Some(200), Some(431)));
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(status(&format!("GET {path} HTTP/1.0\r\n\r\n")), Some(200), "{path}");
+    }
+}
+
+#[test]
+fn one_peer_cannot_keep_the_others_from_the_operators_port() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    let silent: Vec<_> = (0..64).map(|_| connect_as(0, gateway.ops)).collect();
+    assert_eq!(get(gateway.ops, "/livez").status, 200);
+    let mut over = connect_as(0, gateway.ops);
+    assert_eq!(response(&mut over).map(|answer| (answer.status, answer.code())), Some((503, "overloaded".to_owned())));
+    drop(silent);
 }
 
 #[test]
