@@ -7,7 +7,7 @@ use crate::failpoint;
 use crate::head::Head;
 use crate::id::{GroupId, IdempotencyKey, SessionId, Target};
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A request for the one operation, with well-formed ids.
 pub struct Accepted {
@@ -101,10 +101,16 @@ fn peer(head: &Head, connection: IpAddr, trusted: &[IpNet]) -> Result<IpAddr, Re
     let mut hops = Vec::new();
     for value in head.values("x-forwarded-for") {
         for hop in std::str::from_utf8(value).map_err(|_| malformed())?.split(',') {
-            hops.push(hop.trim().parse::<IpAddr>().map_err(|_| malformed())?.to_canonical());
+            hops.push(address(hop.trim_matches([' ', '\t'])).ok_or_else(malformed)?.to_canonical());
         }
     }
     Ok(hops.iter().rev().copied().find(|hop| !is_trusted(*hop)).or(hops.first().copied()).unwrap_or(connection))
+}
+
+/// One hop: an address, or `ip:port` and `[v6]:port`, as some load balancers write it.
+fn address(hop: &str) -> Option<IpAddr> {
+    let with_port = || hop.parse::<SocketAddr>().ok().filter(|_| !hop.contains('%')).map(|hop| hop.ip());
+    hop.parse().ok().or_else(with_port)
 }
 
 #[cfg(test)]
@@ -215,7 +221,36 @@ mod tests {
         assert_eq!(ask(forwarded, "9.9.9.9").as_deref(), Ok("9.9.9.9"));
         assert_eq!(ask(forwarded, "10.0.0.1").as_deref(), Ok("2.2.2.2"));
         assert_eq!(ask("", "10.0.0.1").as_deref(), Ok("10.0.0.1"));
-        assert!(ask("X-Forwarded-For: me\r\n", "10.0.0.1").is_err());
+        let hop = |hop: &str| ask(&format!("X-Forwarded-For: {hop}\r\n"), "10.0.0.1");
+        for (written, means) in [
+            ("9.9.9.9:443", "9.9.9.9"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("9.9.9.9:1 \t, 10.0.0.9:65535", "9.9.9.9"),
+        ] {
+            assert_eq!(hop(written).as_deref(), Ok(means), "{written}");
+        }
+        for bad in [
+            "me",
+            "",
+            "1.1.1.1,",
+            "\u{a0}1.1.1.1",
+            "1.1.1.1\u{2003}",
+            "1.1.1.1:",
+            "1.1.1.1:x",
+            "1.1.1.1:+1",
+            "1.1.1.1:65536",
+            "1.1.1.1:80:80",
+            "[::1]",
+            "[::1]80",
+            "[::1]:",
+            "[1.1.1.1]:80",
+            "[fe80::1%1]:80",
+            "fe80::1%1",
+            "1.1.1",
+        ] {
+            assert!(hop(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {

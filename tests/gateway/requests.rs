@@ -278,9 +278,12 @@ fn behind_a_proxy_the_address_comes_from_it_alone() {
             ask("X-Forwarded-For: 10.1.2.3\r\n"),
             ask("X-Forwarded-For: 10.1.2.3, 9.9.9.9\r\n"),
             ask("X-Forwarded-For: x\r\n"),
+            ask("X-Forwarded-For: \u{a0}10.1.2.3\r\n"),
+            ask("X-Forwarded-For: 10.1.2.3:51234\r\n"),
+            ask("X-Forwarded-For: 10.1.2.3, 9.9.9.9:51234\r\n"),
             ask("")
         ],
-        [200, 403, 400, 403]
+        [200, 403, 400, 400, 200, 403, 403]
     );
     let gateway = Gateway::with(&configuration(
         &provider.url(),
