@@ -222,16 +222,13 @@ pub struct IdempotencyKey(Arc<str>);
 
 impl IdempotencyKey {
     /// Parses the value of an `Idempotency-Key` field. `None`: it is empty, longer than 255 characters, holds another
-    /// one than visible ASCII, or is quoted on one side alone.
+    /// one than visible ASCII, or a quote or backslash: one reader could take that for an escape, and another for itself.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
-        let bare = match value {
-            [b'"', key @ .., b'"'] => key,
-            [b'"', ..] | [.., b'"'] => return None,
-            key => key,
-        };
+        let bare = if let [b'"', key @ .., b'"'] = value { key } else { value };
         let text = std::str::from_utf8(bare).ok()?;
-        let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        let may_be = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        let fits = (1..=255).contains(&text.len()) && text.bytes().all(may_be);
         fits.then(|| Self(Arc::from(text)))
     }
 
@@ -321,6 +318,9 @@ mod tests {
         assert_eq!((key("\"a-1\""), key("a-1")), (Some("a-1".into()), Some("a-1".into())));
         assert!(key(&"k".repeat(255)).is_some() && key(&format!("\"{}\"", "k".repeat(255))).is_some());
         for bad in ["", "\"\"", "\"", "\"a", "a\"", "a b", "a\tb", "é", &"k".repeat(256)] {
+            assert_eq!(key(bad), None, "{bad}");
+        }
+        for bad in r#"""k"" "k"" a"b "a"b" a\b "a\b" "a\"b" "a\\b" "a\" \"#.split(' ') {
             assert_eq!(key(bad), None, "{bad}");
         }
     }

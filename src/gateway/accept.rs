@@ -88,7 +88,9 @@ fn idempotency_key(head: &Head) -> Result<Option<IdempotencyKey>, Refused> {
         (Some(value), None) => IdempotencyKey::parse(value).map(Some),
         _ => None,
     }
-    .ok_or(Refused::BadField("`Idempotency-Key` is 1 to 255 visible ASCII characters, in quotes or without, once"))
+    .ok_or(Refused::BadField(
+        "`Idempotency-Key` is 1 to 255 visible ASCII characters, none of them \" or \\, in quotes or without, once",
+    ))
 }
 
 /// Who really calls: the connection's peer, unless that is a proxy that is trusted to say.
