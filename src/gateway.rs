@@ -256,7 +256,8 @@ impl Gateway {
         Ok(if admission.permit.is_dry_run() { Decided::DryRun(admission) } else { Decided::Go(admission) })
     }
 
-    /// Those of them that wait for nothing at all, with one snapshot of callers, rules and rates.
+    /// Those of them that wait for nothing at all, with one snapshot of callers, rules and rates. Who is known, and
+    /// refused before the rates were asked, hears how they stand.
     fn consider(
         &self,
         head: Result<Head, HeadFault>,
@@ -264,6 +265,20 @@ impl Gateway {
         trace: &mut Trace,
     ) -> Result<Limiting, Refused> {
         let live = self.live.load();
+        let considered = self.consider_by(&live, head, certificate, trace);
+        if let (Err(_), Some(caller)) = (&considered, &trace.caller) {
+            trace.standings = live.rates.standings(caller);
+        }
+        considered
+    }
+
+    fn consider_by(
+        &self,
+        live: &Live,
+        head: Result<Head, HeadFault>,
+        certificate: Option<&Proven>,
+        trace: &mut Trace,
+    ) -> Result<Limiting, Refused> {
         let accepted = accept::accept(head?, &self.trusted_proxies, trace)?;
         if self.is_draining() {
             return Err(Refused::ShuttingDown);

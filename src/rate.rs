@@ -170,4 +170,13 @@ impl Rates {
             Self::Redis(windows) => windows.ask(caller, mode).map_or(Asked::Known((Vec::new(), Ok(()))), Asked::Open),
         }
     }
+
+    /// How the caller's windows and those of all callers stand, as far as that is known here without asking anybody.
+    #[must_use]
+    pub fn standings(&self, caller: &CallerName) -> Vec<Standing> {
+        match self {
+            Self::Process(windows) => windows.standings(caller),
+            Self::Redis(_) => Vec::new(),
+        }
+    }
 }

@@ -13,8 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 pub struct Accepted {
     pub(super) head: Head,
     pub(super) target: Target,
-    pub(super) dry_run: bool,
-    pub(super) key: Option<IdempotencyKey>,
+    by_path: bool,
 }
 
 /// Takes a head that keeps HTTP's rules and keeps ours, or refuses it.
@@ -26,9 +25,16 @@ pub fn accept(head: Head, trusted_proxies: &[IpNet], trace: &mut Trace) -> Resul
     trace.peer = peer(&head, trace.peer, trusted_proxies)?;
     let (target, by_path) = route(head.method(), head.target())?;
     trace.target = Some(target.clone());
-    let by_field = dry_run_field(&head)?;
-    let key = idempotency_key(&head)?;
-    Ok(Accepted { head, target, dry_run: by_path || by_field, key })
+    Ok(Accepted { head, target, by_path })
+}
+
+impl Accepted {
+    /// What the fields of ours ask for: a dry run, and under which key. Read when the caller is known, so that who has
+    /// got one wrong hears how its rates stand.
+    pub(super) fn wishes(&self) -> Result<(bool, Option<IdempotencyKey>), Refused> {
+        let by_field = dry_run_field(&self.head)?;
+        Ok((self.by_path || by_field, idempotency_key(&self.head)?))
+    }
 }
 
 /// Parses `/S/groups/G/picture`, optionally behind `/dry-run`.

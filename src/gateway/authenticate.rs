@@ -5,6 +5,7 @@ use super::trace::Trace;
 use crate::clock::Timestamp;
 use crate::error::Refused;
 use crate::failpoint;
+use crate::id::IdempotencyKey;
 use crate::identity::{Identified, Identity, Proven};
 use crate::rate::FailedAuthentications;
 
@@ -12,12 +13,15 @@ use crate::rate::FailedAuthentications;
 pub struct Caller {
     pub(super) accepted: Accepted,
     pub(super) who: Identified,
+    pub(super) dry_run: bool,
+    pub(super) key: Option<IdempotencyKey>,
 }
 
 /// Identifies the caller by its one credential: a token, or the certificate of its connection.
 ///
 /// # Errors
-/// 401, or 429 for a peer that failed too often. A valid credential is never held back.
+/// 401, or 429 for a peer that failed too often. A valid credential is never held back. 400 for a field of ours that is
+/// none.
 pub fn authenticate(
     accepted: Accepted,
     certificate: Option<&Proven>,
@@ -29,7 +33,8 @@ pub fn authenticate(
     match identity.identify(accepted.head.values("authorization"), certificate, Timestamp::now()) {
         Ok(who) => {
             trace.caller = Some(who.caller.clone());
-            Ok(Caller { accepted, who })
+            let (dry_run, key) = accepted.wishes()?;
+            Ok(Caller { accepted, who, dry_run, key })
         }
         Err(refused) => Err(failed.count(trace.peer).err().unwrap_or(refused)),
     }

@@ -67,7 +67,7 @@ pub fn authorize(
 
 impl Permit {
     pub(super) fn is_dry_run(&self) -> bool {
-        self.caller.accepted.dry_run
+        self.caller.dry_run
     }
 
     pub(super) fn who(&self) -> &crate::identity::Identified {
@@ -76,7 +76,7 @@ impl Permit {
 
     /// The target, and what the ledger is asked.
     pub(super) fn into_asked(self, request_id: RequestId, peer: IpAddr) -> (Target, Asked) {
-        let Caller { accepted, who } = self.caller;
+        let Caller { accepted, who, key, .. } = self.caller;
         let once = |name| {
             let mut values = accepted.head.values(name);
             values.next().filter(|_| values.next().is_none()).and_then(|value| std::str::from_utf8(value).ok())
@@ -94,7 +94,7 @@ impl Permit {
             trace_id: once("traceparent").and_then(trace_id),
             caller_request_id: once("x-request-id").filter(visible).map(str::to_owned),
         };
-        (accepted.target, Asked { intention, key: accepted.key, budgets: self.budgets })
+        (accepted.target, Asked { intention, key, budgets: self.budgets })
     }
 }
 

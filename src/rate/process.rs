@@ -77,14 +77,21 @@ impl<C: Clock> Window<C> {
         Self { limiter: limiter(terms.rate, 1, clock), terms }
     }
 
+    /// How many more would pass behind this one.
+    fn check(&self, mode: Mode) -> Result<u32, (Standing, Refused)> {
+        self.limiter.check_key(&(0, mode)).map(|state| state.remaining_burst_capacity()).map_err(|not_until| {
+            let wait = not_until.wait_time_from(self.limiter.clock().now());
+            self.terms.refused(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX))
+        })
+    }
+
     fn ask(&self, mode: Mode) -> Result<Standing, (Standing, Refused)> {
-        match self.limiter.check_key(&(0, mode)) {
-            Ok(state) => Ok(self.terms.passed(state.remaining_burst_capacity())),
-            Err(not_until) => {
-                let wait = not_until.wait_time_from(self.limiter.clock().now());
-                Err(self.terms.refused(u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX)))
-            }
-        }
+        self.check(mode).map(|remaining| self.terms.passed(remaining))
+    }
+
+    /// How it stands when nothing is asked: the one that would pass now is still to be had.
+    fn standing(&self) -> Standing {
+        self.check(Mode::Look).map_or_else(|(standing, _)| standing, |behind| self.terms.passed(behind + 1))
     }
 }
 
@@ -125,9 +132,18 @@ impl Windows {
         Self { callers: callers.iter().map(of).collect(), all }
     }
 
-    pub(super) fn ask(&self, caller: &CallerName, mode: Mode) -> Verdict {
+    /// The caller's windows, then those of all.
+    fn of(&self, caller: &CallerName) -> impl Iterator<Item = &Window> {
         let own = self.callers.get(caller).map(Vec::as_slice).unwrap_or_default();
-        ask(own.iter().chain(&self.all).map(Arc::as_ref), mode)
+        own.iter().chain(&self.all).map(Arc::as_ref)
+    }
+
+    pub(super) fn ask(&self, caller: &CallerName, mode: Mode) -> Verdict {
+        ask(self.of(caller), mode)
+    }
+
+    pub(super) fn standings(&self, caller: &CallerName) -> Vec<Standing> {
+        self.of(caller).map(Window::standing).collect()
     }
 }
 

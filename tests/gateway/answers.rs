@@ -2,7 +2,7 @@
 
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration, eventually};
-use crate::wire::{connect, delete, delete_with, get, response};
+use crate::wire::{Response, connect, delete, delete_with, get, response};
 use std::io::Write;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -305,6 +305,33 @@ fn a_dry_run_decides_and_does_nothing() {
     assert_eq!((provider.bytes(), gateway.of_kind("intent").len()), (0, 0));
     assert_eq!(delete_with(gateway.listen, TARGET, &fields("X-Dry-Run: false\r\n")).status, 200);
     assert_eq!(delete_with(gateway.listen, &format!("/dry-run{TARGET}"), &fields("")).status, 429);
+}
+
+#[test]
+fn who_is_refused_hears_how_its_rates_stand_and_nothing_is_taken_from_them() {
+    let provider = Provider::start();
+    let rates = "rates = [{ max = 7, per_s = 3600 }]";
+    let gateway = Gateway::with(&configuration(&provider.url(), &[], &caller("moderation", TOKEN, rates)));
+    let stand =
+        |answer: &Response| ["ratelimit-policy", "ratelimit"].map(|name| answer.header(name).map(str::to_owned));
+    let is =
+        |state: &str| [Some("\"caller-7-3600s\";q=7;w=3600".to_owned()), Some(format!("\"caller-7-3600s\";{state}"))];
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    for (target, fields, status) in [
+        ("/sess2/groups/1@g.us/picture", "", 403),
+        (TARGET, "X-Dry-Run: yes\r\n", 400),
+        (TARGET, "Idempotency-Key: a b\r\n", 400),
+    ] {
+        let answer = delete_with(gateway.listen, target, &format!("{token}{fields}"));
+        assert_eq!((answer.status, stand(&answer)), (status, is("r=7;t=0")), "{answer:?}");
+        // Who is not known has no rates, and is not told what is wrong with its fields.
+        let unknown = delete_with(gateway.listen, target, &format!("Authorization: Bearer x\r\n{fields}"));
+        assert_eq!((unknown.status, stand(&unknown)), (401, [None, None]), "{unknown:?}");
+    }
+    assert_eq!(stand(&delete(gateway.listen, TARGET, TOKEN)), is("r=6;t=515"));
+    eventually("all are recorded", || gateway.of_kind("refusal").len() == 6);
+    let named = gateway.of_kind("refusal").iter().filter(|entry| entry["caller"] == "moderation").count();
+    assert_eq!(named, 3, "with the caller, where it is known");
 }
 
 #[test]
