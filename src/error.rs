@@ -55,6 +55,8 @@ pub enum Refused {
     KeyUnavailable,
     /// As many requests are under way as may be.
     Overloaded,
+    /// As many connections are open as may be.
+    TooManyConnections,
     /// The process is draining.
     ShuttingDown,
     /// A fault of ours: a panic, or a URL that is not what it should be.

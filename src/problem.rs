@@ -99,6 +99,10 @@ impl Problem {
         Self { retry: Retry::Soon, ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, code, title, detail) }
     }
 
+    fn overloaded(detail: &'static str) -> Self {
+        Self::unavailable("overloaded", "The gateway is overloaded", detail)
+    }
+
     fn unknown(
         status: StatusCode,
         code: &'static str,
@@ -235,10 +239,9 @@ impl From<&Refused> for Problem {
                 "There is no key for the provider",
                 "the gateway has no key for the provider, so nothing was sent",
             ),
-            Refused::Overloaded => Self::unavailable(
-                "overloaded",
-                "The gateway is overloaded",
-                "as many requests are under way as may be; nothing was sent",
+            Refused::Overloaded => Self::overloaded("as many requests are under way as may be; nothing was sent"),
+            Refused::TooManyConnections => Self::overloaded(
+                "as many connections are open as may be, in all or from this address; nothing was sent",
             ),
             Refused::ShuttingDown => Self::unavailable(
                 "shutting-down",
@@ -285,11 +288,9 @@ impl From<&Failed> for Problem {
                 "no connection to the provider; nothing was sent",
             ),
             Failed::Frozen(reason) => Self::frozen(reason),
-            Failed::TooLateToSend => Self::unavailable(
-                "overloaded",
-                "The gateway is overloaded",
-                "too little time was left to send the deletion; nothing was sent",
-            ),
+            Failed::TooLateToSend => {
+                Self::overloaded("too little time was left to send the deletion; nothing was sent")
+            }
             Failed::UpstreamRefused { status, message, retry_after_s } => Self {
                 sent: Sent::Yes,
                 retry: retry_after_s.map_or(Retry::Unsaid, Retry::After),

@@ -5,6 +5,7 @@ mod connection;
 pub mod control;
 mod guard;
 mod hurried;
+mod linger;
 mod listener;
 mod ops;
 mod proxy;

@@ -36,6 +36,7 @@ fn every_refusal_says_that_nothing_was_sent() {
         Refused::LimitsUnavailable,
         Refused::KeyUnavailable,
         Refused::Overloaded,
+        Refused::TooManyConnections,
         Refused::ShuttingDown,
         Refused::Internal,
     ] {

@@ -3,6 +3,7 @@
 //! caller chose is ever parsed twice, perhaps in two ways.
 
 use super::hurried::Hurried;
+use super::linger::Linger;
 use crate::clock::moment;
 use crate::head::{Head, HeadFault, Progress};
 use std::future::Future;
@@ -29,11 +30,6 @@ fn stand_in(to_head: bool, goes_on: bool) -> &'static [u8] {
 fn is_of_head(bytes: &[u8]) -> bool {
     bytes.starts_with(b"HEAD ")
 }
-
-/// How much a refused caller may still send before its connection is cut, and for how long. Closing
-/// at once could destroy the answer on its way (RFC 9112 §9.6).
-const LINGER_BYTES: usize = 64 * 1024;
-const LINGER: Duration = Duration::from_secs(1);
 
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]
@@ -108,10 +104,13 @@ pub(super) struct Guard<S> {
     judged: &'static [u8],
     handed: usize,
     ended: bool,
-    refused: bool,
+    /// Whether there was a head, and so an answer that may still be on its way.
+    begun: bool,
+    /// Whether nothing more comes: the caller has closed its side, or was silent for long.
+    silent: bool,
+    linger: Option<Linger>,
     timer: Pin<Box<Sleep>>,
     timing: Timing,
-    lingered: usize,
 }
 
 /// What the reading timer is running for.
@@ -120,7 +119,6 @@ enum Timing {
     Nothing,
     Idle,
     Head,
-    Linger,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
@@ -135,10 +133,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             judged: b"",
             handed: 0,
             ended: false,
-            refused: false,
+            begun: false,
+            silent: false,
+            linger: None,
             timer: Box::pin(tokio::time::sleep(patience.idle)),
             timing: Timing::Nothing,
-            lingered: 0,
         }
     }
 
@@ -154,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         self.judged = stand_in(to_head, false);
         self.handed = 0;
         self.ended = true;
-        self.refused = true;
+        self.begun = true;
         self.timing = Timing::Nothing;
     }
 
@@ -180,6 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                         self.judged = stand_in(head.method() == "HEAD", !self.ended);
                         self.desk.leave(Ok(head));
                         self.handed = 0;
+                        self.begun = true;
                         self.progress = Progress::default();
                         self.skipped_line = false;
                         self.timing = Timing::Nothing;
@@ -206,8 +206,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             match Pin::new(&mut self.inner).poll_read(cx, &mut buffer) {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => self.arrived.extend_from_slice(buffer.filled()),
-                Poll::Ready(Ok(())) if self.arrived.is_empty() => return Poll::Ready(Ok(false)),
                 Poll::Ready(Ok(())) => {
+                    self.silent = true;
+                    if self.arrived.is_empty() {
+                        return Poll::Ready(Ok(false));
+                    }
                     self.refuse(HeadFault::Malformed("the request head ends early"), is_of_head(&self.arrived));
                     return Poll::Ready(Ok(true));
                 }
@@ -215,6 +218,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 Poll::Pending => {
                     ready!(self.timer.as_mut().poll(cx));
                     if self.arrived.is_empty() {
+                        self.silent = true;
                         return Poll::Ready(Ok(false));
                     }
                     self.refuse(HeadFault::TooSlow, is_of_head(&self.arrived));
@@ -274,29 +278,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         Pin::new(&mut self.get_mut().inner).poll_flush(cx)
     }
 
-    /// Closes our side; after a refusal reads a little of what still comes, so that the answer arrives.
+    /// Closes our side; where an answer may be on its way and more may come, lingers.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.timing != Timing::Linger {
+        if this.linger.is_none() {
             ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-            if !this.refused {
+            if this.silent || !this.begun {
                 return Poll::Ready(Ok(()));
             }
-            this.time(Timing::Linger, LINGER);
         }
-        loop {
-            let mut bytes = [MaybeUninit::uninit(); 4096];
-            let mut buffer = ReadBuf::uninit(&mut bytes);
-            match Pin::new(&mut this.inner).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && this.lingered < LINGER_BYTES => {
-                    this.lingered += buffer.filled().len();
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    ready!(this.timer.as_mut().poll(cx));
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
+        this.linger.get_or_insert_with(Linger::new).poll(&mut this.inner, cx).map(Ok)
     }
 }

@@ -1,5 +1,6 @@
 //! Takes connections, no more than there may be.
 
+use super::linger::{Linger, MOMENT};
 use crate::error::Refused;
 use crate::id::RequestId;
 use crate::problem::Problem;
@@ -10,12 +11,17 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// After a failed accept (no descriptors left, say): wait, don't spin.
 const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// How many of those that are turned away may linger at once.
+const LEAVING: usize = 16;
 
 /// A bound port with its limits.
 pub struct Listener {
@@ -88,7 +94,7 @@ impl Listener {
         W: Future<Output = ()> + Send + 'static,
     {
         let open = Arc::new(Mutex::new(Open::default()));
-        let connections = TaskTracker::new();
+        let (connections, leaving) = (TaskTracker::new(), Arc::new(Semaphore::new(LEAVING)));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => break,
@@ -110,7 +116,16 @@ impl Listener {
                     }
                     None => {
                         metrics.connections_refused.inc();
-                        self.turn_away(&stream);
+                        // Behind TLS there is nothing that could be said in time.
+                        if !self.tls {
+                            match Arc::clone(&leaving).try_acquire_owned() {
+                                Ok(place) => drop(connections.spawn(async move {
+                                    turn_away(stream).await;
+                                    drop(place);
+                                })),
+                                Err(_) => drop(stream.try_write(&too_many())),
+                            }
+                        }
                     }
                 },
             }
@@ -119,24 +134,29 @@ impl Listener {
         connections.close();
         connections.wait().await;
     }
+}
 
-    /// Says why in one write that does not wait; behind TLS there is nothing that could be said in time.
-    fn turn_away(&self, stream: &TcpStream) {
-        if self.tls {
-            return;
-        }
-        let response = Problem::from(&Refused::Overloaded).into_response(RequestId::new());
-        let mut bytes = Vec::with_capacity(1024);
-        let _ = write!(
-            bytes,
-            "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: {}\r\n",
-            response.body().len()
-        );
-        for (name, value) in response.headers() {
-            let _ = write!(bytes, "{name}: {}\r\n", value.to_str().unwrap_or_default());
-        }
-        bytes.extend_from_slice(b"\r\n");
-        bytes.extend_from_slice(response.body());
-        let _ = stream.try_write(&bytes);
+/// Says why, and lingers: its request may be there already.
+async fn turn_away(mut stream: TcpStream) {
+    let telling = async {
+        stream.write_all(&too_many()).await?;
+        stream.shutdown().await
+    };
+    if let Ok(Ok(())) = tokio::time::timeout(MOMENT, telling).await {
+        Linger::over(&mut stream).await;
     }
+}
+
+/// The whole answer to one connection too many.
+fn too_many() -> Vec<u8> {
+    let response = Problem::from(&Refused::TooManyConnections).into_response(RequestId::new());
+    let mut bytes = Vec::with_capacity(1024);
+    let length = response.body().len();
+    let _ = write!(bytes, "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: {length}\r\n");
+    for (name, value) in response.headers() {
+        let _ = write!(bytes, "{name}: {}\r\n", value.to_str().unwrap_or_default());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(response.body());
+    bytes
 }

@@ -2,10 +2,11 @@
 //! names it, a request id, and 0 bytes upstream.
 
 use crate::hostile::connect_as;
-use crate::provider::Provider;
-use crate::running::{Gateway, TARGET, TOKEN, caller, configuration};
-use crate::wire::{connect, exchange, request, response};
+use crate::provider::{Provider, Reply};
+use crate::running::{Gateway, TARGET, TOKEN, caller, configuration, eventually};
+use crate::wire::{connect, exchange, get, request, response};
 use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
 
 /// Sends each case on a connection of its own and asks for this status.
 fn all(status: u16, cases: &[String]) {
@@ -264,6 +265,59 @@ fn connections_over_the_limit_are_told_so() {
     }
     let answer = response(&mut connect(gateway.listen)).unwrap();
     assert_eq!((answer.status, answer.code().as_str()), (503, "overloaded"));
+    assert!(answer.body.contains("connections") && !answer.body.contains("requests"), "{answer:?}");
+    // Its request is there when it is turned away.
+    let heard = heard(&gateway, &with(""), 2);
+    assert!(heard.starts_with("HTTP/1.1 503 "), "{heard}");
+    // Who stays all the same keeps no seat.
+    let mut crowd: Vec<_> = (0..100).map(|_| connect(gateway.listen)).collect();
+    for stream in &mut crowd {
+        assert!(response(stream).is_none_or(|answer| answer.status == 503));
+    }
+    drop(open);
+    eventually("there is a seat again", || {
+        exchange(gateway.listen, with("").as_bytes(), 1).first().is_some_and(|answer| answer.status == 200)
+    });
+    drop(crowd);
+}
+
+/// What a caller hears whose bytes are all there before the first is read, up to a clean end of its connection, of which
+/// nothing is left but `others` then.
+fn heard(gateway: &Gateway, text: &str, others: usize) -> String {
+    gateway.signal("STOP");
+    let status = format!("/proc/{}/status", gateway.process_id());
+    eventually("it is stopped", || std::fs::read_to_string(&status).unwrap().contains("State:\tT"));
+    let mut stream = connect(gateway.listen);
+    stream.write_all(text.as_bytes()).unwrap();
+    gateway.signal("CONT");
+    let mut heard = String::new();
+    let ended = stream.read_to_string(&mut heard);
+    ended.unwrap_or_else(|error| panic!("{error}, after {heard:?}"));
+    stream.shutdown(std::net::Shutdown::Write).expect("it is not reset");
+    let left = format!("wasend_gateway_connections {others}\n");
+    eventually("it is closed", || get(gateway.ops, "/metrics").body.contains(&left));
+    let reset = stream.take_error().unwrap();
+    assert!(reset.is_none(), "{reset:?}, after {heard:?}");
+    heard
+}
+
+#[test]
+fn a_connection_that_we_close_after_an_answer_ends_cleanly_whatever_else_was_sent_on_it() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&configuration(
+        &provider.url(),
+        &[("listen", "max_age_ms = 1000")],
+        &caller("moderation", TOKEN, ""),
+    ));
+    let tail = "x".repeat(20_000);
+    let heard = |text: &str| heard(&gateway, &format!("{text}{tail}"), 0);
+    assert!(heard(&with("Connection: close\r\n")).starts_with("HTTP/1.1 200 "));
+    assert!(heard(&line(&format!("HEAD {TARGET} HTTP/1.1"))).starts_with("HTTP/1.1 405 "));
+    assert!(heard(&request(TARGET, "Content-Length: 20000\r\n")).starts_with("HTTP/1.1 413 "));
+    // It has its age when this is answered.
+    provider.next(Reply::Late(Duration::from_secs(3)));
+    let old = heard(&with(""));
+    assert!(old.starts_with("HTTP/1.1 200 ") && old.contains("connection: close\r\n"), "{old}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use std::num::NonZero;
 use tokio::runtime::{Handle, Runtime};
 
-/// For the operators' port, the ledger, the log, and files that a reload reads.
+/// For the operators' port, connections that are turned away, the ledger, the log, and files that a reload reads.
 const KEPT: u64 = 192;
 const CONNECTIONS_AT_LEAST: u64 = 16;
 
