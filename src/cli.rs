@@ -9,6 +9,7 @@ mod freeze;
 mod ledger;
 mod migrate;
 mod page;
+mod place;
 mod policy;
 mod sandbox;
 mod serve;

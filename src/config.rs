@@ -5,6 +5,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "every kind of value that is not named is shown as it is")]
 
+mod alone;
 mod budget;
 mod callers;
 mod expected;
@@ -24,6 +25,7 @@ mod section;
 mod tests;
 mod upstream;
 
+pub use alone::load_ledger;
 pub use budget::{Budget, OnExhausted, Per};
 pub use callers::{Caller, Rate, Token};
 pub use expected::Expected;
@@ -142,21 +144,6 @@ fn load_with(file: &Path, reading: &Reading) -> Result<Loaded, Vec<Fault>> {
     }
 }
 
-/// Reads `[ledger]` alone, for the commands that must work with a broken file. Faults elsewhere come
-/// back as warnings.
-///
-/// # Errors
-/// The file's syntax, or a fault in `[ledger]`.
-pub fn load_ledger(file: &Path) -> Result<(Ledger, Vec<Fault>), Vec<Fault>> {
-    let reading = reading(file);
-    let mut root = Section::new(String::new(), merge(file, &reading)?, reading.clone());
-    let config = read(&mut root);
-    root.finish();
-    let (ours, elsewhere): (Vec<_>, Vec<_>) =
-        reading.faults.take().into_iter().partition(|f| f.key.starts_with("ledger"));
-    if ours.is_empty() { Ok((config.ledger, elsewhere)) } else { Err(ours) }
-}
-
 /// Where this process is to fail.
 ///
 /// # Errors
@@ -172,12 +159,17 @@ fn reading(file: &Path) -> Reading {
     let folder = std::path::absolute(&folder)
         .unwrap_or_else(|_| if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder });
     let (faults, files, lists) = Default::default();
-    Reading { faults, file: file.display().to_string(), folder, files, lists }
+    Reading { faults, file: file.display().to_string(), folder, files, lists, without_files: false }
 }
 
 fn merge(file: &Path, reading: &Reading) -> Result<Map<String, Value>, Vec<Fault>> {
-    let fault = |what: String| vec![Fault { key: "the file".into(), source: file.display().to_string(), what }];
-    let text = reading.read_text(file, FILE_AT_MOST).map_err(|e| fault(format!("cannot be read: {e}")))?;
+    let text = reading.read_text(file, FILE_AT_MOST);
+    merge_text(file, text.map_err(|e| vec![Fault::of(file, format!("cannot be read: {e}"))])?)
+}
+
+/// The defaults, the file's text and the environment.
+fn merge_text(file: &Path, text: String) -> Result<Map<String, Value>, Vec<Fault>> {
+    let fault = |what: String| vec![Fault::of(file, what)];
     let environment = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__");
     let merged = ::config::Config::builder()
         .add_source(File::from_str(DEFAULTS, FileFormat::Toml))

@@ -14,6 +14,7 @@ mod tail;
 mod tiles;
 mod verify;
 
+use super::place::Place;
 use super::{Exit, page};
 use crate::clock::{Timestamp, parse_span};
 use crate::config::{self, file};
@@ -21,16 +22,15 @@ use crate::ledger::OpenError;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::stored::Stored;
 pub(super) use search::table;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A key's line is far shorter.
 const KEY_AT_MOST: u64 = 1024;
 
 #[derive(clap::Args)]
 pub(super) struct Common {
-    /// The configuration; only its [ledger] has to be right
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// An older log of this ledger, that a restore has left behind: its number
     #[arg(long, value_name = "N")]
     log: Option<u32>,
@@ -100,27 +100,18 @@ fn of_log(ledger: config::Ledger, number: Option<u32>) -> Result<config::Ledger,
     }
 }
 
-/// `[ledger]`, by a configuration of which nothing else has to be right.
-pub(super) fn section(file: &Path) -> Result<config::Ledger, Exit> {
-    let (ledger, elsewhere) = config::load_ledger(file).map_err(|faults| page::faults(file, &faults))?;
-    for fault in elsewhere {
-        page::complain(format_args!("warning: {fault}"));
-    }
-    Ok(ledger)
-}
-
 fn with_ledger(common: &Common, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {
     writing(common, None, ask)
 }
 
 /// Asks the ledger of a configuration of which nothing else has to be right.
 pub(super) fn with_ledger_of(config: &Path, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {
-    with_ledger(&Common { config: config.to_owned(), log: None, json: false }, ask)
+    with_ledger(&Common { place: Place::new(Some(config.to_owned()), None), log: None, json: false }, ask)
 }
 
 /// As [`with_ledger`], for what also writes to `to`: nothing but the ledger belongs into its folder.
 fn writing(common: &Common, to: Option<&Path>, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {
-    let ledger = match section(&common.config) {
+    let ledger = match common.place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
     };

@@ -1,7 +1,7 @@
 //! `freeze`, `unfreeze`: the brake. Through the process that serves or, where none does, in the ledger itself.
 
 use super::alone::{self, Alone, complain, silent};
-use super::audit::section;
+use super::place::Place;
 use super::{Exit, page};
 use crate::clock::{Timestamp, moment, since};
 use crate::config;
@@ -12,7 +12,7 @@ use crate::ledger::postgres::Acting;
 use crate::ledger::sqlite::SqliteReader;
 use crate::ledger::{Ledger, NotRecorded, OpenError, Reader};
 use crate::server::control::{NotHeard, Said, Verb, ask};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// Between two questions what is still under way.
@@ -59,9 +59,8 @@ fn session(text: &str) -> Result<SessionId, String> {
 
 #[derive(clap::Args)]
 pub(super) struct Freezing {
-    /// The configuration, of which only [ledger] has to be right
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     which: Which,
     /// For how long, such as 2h; without it until somebody unfreezes
@@ -77,9 +76,8 @@ pub(super) struct Freezing {
 
 #[derive(clap::Args)]
 pub(super) struct Unfreezing {
-    /// The configuration, of which only [ledger] has to be right
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    place: Place,
     #[command(flatten)]
     which: Which,
     /// Why: it is recorded
@@ -92,7 +90,7 @@ pub(super) struct Unfreezing {
 
 /// `freeze`: 0 when nothing that it covers is sent any more, 75 while something recorded before it is still under way.
 pub(super) fn freeze(options: &Freezing) -> Exit {
-    let section = match section(&options.config) {
+    let section = match options.place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
     };
@@ -127,7 +125,7 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
 
 /// `unfreeze`: 0 when it was frozen and is not any more, 1 when it was not.
 pub(super) fn unfreeze(options: &Unfreezing) -> Exit {
-    let section = match section(&options.config) {
+    let section = match options.place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
     };

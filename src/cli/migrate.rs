@@ -1,18 +1,15 @@
 //! `migrate`: makes the ledger's schema in PostgreSQL, or brings it up to this version.
 
+use super::place::section;
 use super::{Exit, page};
-use crate::config;
 use crate::ledger::postgres;
 use std::path::Path;
 
 pub(super) fn run(file: &Path) -> Exit {
-    let (ledger, elsewhere) = match config::load_ledger(file) {
-        Ok(loaded) => loaded,
-        Err(faults) => return page::faults(file, &faults),
+    let ledger = match section(file) {
+        Ok(ledger) => ledger,
+        Err(exit) => return exit,
     };
-    for fault in elsewhere {
-        page::complain(format_args!("warning: {fault}"));
-    }
     if ledger.postgres.is_none() {
         page::complain("ledger.kind is \"sqlite\": there is nothing to migrate, `serve` makes what it needs");
         return Exit::Usage;

@@ -1,7 +1,7 @@
 //! `status`: what is frozen, and how the process that serves stands. Exit 0 also when none does.
 
 use super::alone::{complain, is_served, silent};
-use super::audit::section;
+use super::place::Place;
 use super::{Exit, page};
 use crate::clock::Timestamp;
 use crate::config;
@@ -11,20 +11,18 @@ use crate::ledger::postgres::Acting;
 use crate::ledger::sqlite::SqliteReader;
 use crate::ledger::{OpenError, Reader};
 use crate::server::control::{NotHeard, Said, Verb, ask};
-use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// The configuration, of which only [ledger] has to be right
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[command(flatten)]
+    place: Place,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let section = match section(&options.config) {
+    let section = match options.place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
     };

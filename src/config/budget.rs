@@ -1,6 +1,7 @@
 //! `budgets` of a caller: how many deletions in hours or days.
 
 use super::section::Section;
+use std::time::Duration;
 
 /// At most `max` intents in any `per_s` seconds. Counted from the ledger, so that a restart gives nothing back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +36,7 @@ pub enum OnExhausted {
 
 /// A month: how long what is counted has to be remembered at most.
 const LONGEST_S: u64 = 31 * 86_400;
+pub(super) const LONGEST: Duration = Duration::from_secs(LONGEST_S);
 
 impl Budget {
     /// Reads `budgets` of one caller.

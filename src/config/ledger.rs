@@ -1,12 +1,15 @@
 //! `[ledger]`, the one section that the reading commands need.
 
 use super::Caller;
+use super::budget::LONGEST;
 use super::file;
 use super::section::Section;
 use crate::id::Origin;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// What a ledger without a configuration keeps free while what is open in it is closed.
+const RESERVE_BYTES: u64 = 64 * 1024;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Where the database is, for several replicas.
@@ -40,6 +43,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
+    /// That of a folder, without a configuration: its key is in it, and no entry of it may go.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        Self { path: folder.to_owned(), reserve_bytes: RESERVE_BYTES, longest_budget: LONGEST, ..Self::default() }
+    }
+
     /// `callers` are those whose budgets are counted from its entries.
     pub(super) fn read(mut section: Section, callers: &[Caller]) -> Self {
         let windows = callers.iter().flat_map(|caller| &caller.budgets).map(|budget| budget.per_s);

@@ -46,12 +46,14 @@ impl Rule {
     pub(super) fn read(mut section: Section) -> Self {
         let sessions = section.list("sessions", session).unwrap_or_default();
         let groups = section.list("groups", group).unwrap_or_default();
-        let listed = section.path("groups_file").and_then(|file| Listed::read(&file, &section));
+        let file = section.path("groups_file");
+        let is_unread = file.is_some() && section.reading.without_files;
+        let listed = file.filter(|_| !is_unread).and_then(|file| Listed::read(&file, &section));
         let (from, expires) = (section.list("from", network), section.parsed_if_there("expires", expiry));
         if sessions.is_empty() {
             section.fault("sessions", None, "is empty, so the rule covers nothing; write [\"*\"] for every session");
         }
-        if groups.is_empty() && listed.as_ref().is_none_or(|listed| listed.groups.is_empty()) {
+        if groups.is_empty() && !is_unread && listed.as_ref().is_none_or(|listed| listed.groups.is_empty()) {
             section.fault("groups", None, "is empty, so the rule covers nothing; write [\"*@g.us\"] for every group");
         }
         if from.as_ref().is_some_and(Vec::is_empty) {

@@ -26,6 +26,13 @@ pub struct Fault {
     pub what: String,
 }
 
+impl Fault {
+    /// One of the file as a whole.
+    pub(super) fn of(file: &Path, what: String) -> Self {
+        Self { key: "the file".to_owned(), source: file.display().to_string(), what }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}): {}", self.key, self.source, self.what)
@@ -42,6 +49,8 @@ pub(super) struct Reading {
     pub(super) files: Rc<RefCell<Vec<Seen>>>,
     /// Each `groups_file`, read once; nothing where it could not be read.
     pub(super) lists: Rc<RefCell<HashMap<PathBuf, Option<Arc<Listed>>>>>,
+    /// What is in the files that it names is not wanted: they are left alone, and taken as good.
+    pub(super) without_files: bool,
 }
 
 impl Reading {

@@ -2,7 +2,7 @@
 
 use crate::operators::{ALICE, BOB, ask, bearer, staffed};
 use crate::provider::{Provider, Reply};
-use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{Response, delete, exchange, response};
 use serde_json::{Value, json};
 use std::fs::Permissions;
@@ -94,6 +94,45 @@ fn where_nothing_serves_the_ledger_is_frozen_itself_and_the_next_start_holds_it(
     let output = command(&["freeze", "--all", "--reason", "x"], &none);
     assert_eq!(output.status.code(), Some(69), "{}", said(&output));
     assert!(!gateway.folder.path().join("none").exists(), "no ledger is made by it");
+}
+
+#[test]
+fn the_brake_holds_with_a_file_that_is_cut_off_empty_or_gone() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&two(&provider));
+    let (config, ledger) = (gateway.config(), gateway.folder.path().join("ledger"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    let alone = |words: &[&str]| Command::new(BINARY).args(words).arg("--ledger").arg(&ledger).output().unwrap();
+    let is = |output: &Output, code: i32| assert_eq!(output.status.code(), Some(code), "{}", said(output));
+    std::fs::write(&config, &text[..text.len() - 5]).unwrap();
+    let output = command(&["freeze", "--all", "--reason", "cut off"], &config);
+    is(&output, 0);
+    assert!(said(&output).contains("warning: the file") && said(&output).contains("is not TOML"), "{}", said(&output));
+    frozen(&delete(gateway.listen, TARGET, TOKEN), "cut off");
+    is(&command(&["status"], &config), 0);
+    is(&command(&["audit", "export"], &config), 0);
+    is(&command(&["unfreeze", "--all", "--reason", "over"], &config), 0);
+    std::fs::write(&config, "").unwrap();
+    let output = command(&["freeze", "--all", "--reason", "empty"], &config);
+    is(&output, 64);
+    assert!(said(&output).contains("--ledger"), "{}", said(&output));
+    std::fs::remove_file(&config).unwrap();
+    // By the folder: beside the process, and where none serves.
+    is(&alone(&["freeze", "--caller", "other", "--reason", "gone"]), 0);
+    frozen(&delete(gateway.listen, TARGET, OTHER), "gone");
+    gateway.stop();
+    is(&alone(&["freeze", "--caller", "moderation", "--reason", "gone"]), 0);
+    for words in [&["status"][..], &["audit", "export"], &["audit", "search"], &["audit", "verify"]] {
+        is(&alone(words), 0);
+    }
+    is(&alone(&["unfreeze", "--caller", "other", "--reason", "over"]), 0);
+    assert!(said(&alone(&["audit", "prune", "--before", "400d"])).contains("retention_days"), "nothing may go");
+    let gateway = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+    frozen(&delete(gateway.listen, TARGET, TOKEN), "gone");
+    assert_eq!(delete(gateway.listen, TARGET, OTHER).status, 200);
+    let none = gateway.folder.path().join("none");
+    let output = Command::new(BINARY).args(["status", "--ledger"]).arg(&none).output().unwrap();
+    assert_eq!((output.status.code(), none.exists()), (Some(64), false), "{}", said(&output));
 }
 
 #[test]

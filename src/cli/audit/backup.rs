@@ -1,6 +1,6 @@
 //! `audit backup`: a copy of the ledger as one file, and how to put it back.
 
-use super::{Common, of_log, section};
+use super::{Common, of_log};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::config::{self, file::is_within};
@@ -19,7 +19,7 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let ledger = match section(&options.common.config) {
+    let ledger = match options.common.place.section() {
         Ok(ledger) => ledger,
         Err(exit) => return exit,
     };
@@ -86,6 +86,6 @@ fn tell(backup: &Backup, options: &Options, ledger: &config::Ledger) {
      The log goes on where the backup holds all that was signed. Else entries are lost: it says which, and only
      --accept-loss begins a new log after what is left. What was there is moved aside, nothing is deleted.
   3. start `serve`: what was under way when the copy was made is recorded as `unknown`",
-        config = options.common.config.display(),
+        config = options.common.place.config(),
     ));
 }

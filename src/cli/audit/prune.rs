@@ -1,6 +1,6 @@
 //! `audit prune`: removes old entries, through the process that serves or, where none does, by itself.
 
-use super::{Common, section, when};
+use super::{Common, when};
 use crate::cli::alone::{Alone, arm, complain, silent, user};
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, Timestamp, moment, since};
@@ -30,7 +30,7 @@ pub(super) fn run(options: &Options) -> Exit {
     if let Err(exit) = arm() {
         return exit;
     }
-    let section = match section(&options.common.config) {
+    let section = match options.common.place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
     };

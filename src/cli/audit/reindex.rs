@@ -1,6 +1,6 @@
 //! `audit reindex`: builds the search data anew from the ledger.
 
-use super::{Common, of_log, section};
+use super::{Common, of_log};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::ledger::{postgres, sqlite};
@@ -13,7 +13,7 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let section = match section(&options.common.config).and_then(|ledger| of_log(ledger, options.common.log)) {
+    let section = match options.common.place.section().and_then(|ledger| of_log(ledger, options.common.log)) {
         Ok(section) => section,
         Err(exit) => return exit,
     };

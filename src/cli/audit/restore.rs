@@ -1,7 +1,7 @@
 //! `audit restore`: a backup becomes the ledger again, or a new log begins after what is left.
 
-use super::section;
 use crate::cli::alone::arm;
+use crate::cli::place::section;
 use crate::cli::{Exit, page};
 use crate::config::file;
 use crate::ledger::postgres;

@@ -1,6 +1,7 @@
 //! `audit verify`: holds the whole ledger against what proves it, or one receipt against a key.
 
-use super::{key_of, of_log, section};
+use super::{key_of, of_log};
+use crate::cli::place::Place;
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::config::file;
@@ -20,8 +21,11 @@ const NAMED: usize = 10;
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
     /// The configuration; only its [ledger] has to be right
-    #[arg(long, value_name = "FILE", required_unless_present = "receipt")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["receipt", "ledger"])]
     config: Option<PathBuf>,
+    /// The ledger's folder, where the configuration is gone or cannot be read
+    #[arg(long, value_name = "FOLDER", conflicts_with = "config")]
+    ledger: Option<PathBuf>,
     /// An older log of this ledger, that a restore has left behind: its number
     #[arg(long, value_name = "N", conflicts_with = "receipt")]
     log: Option<u32>,
@@ -36,7 +40,7 @@ pub(in crate::cli) struct Options {
     vkey: Option<String>,
     /// Offline, without a ledger: one entry's bytes, and the receipt that `audit prove` wrote for them
     #[arg(long, num_args = 2, value_names = ["ENTRY_FILE", "PROOF_FILE"], requires = "vkey")]
-    #[arg(conflicts_with_all = ["config", "checkpoint"])]
+    #[arg(conflicts_with_all = ["config", "ledger", "checkpoint"])]
     receipt: Option<Vec<PathBuf>>,
 }
 
@@ -48,10 +52,9 @@ pub(super) fn run(options: &Options) -> Exit {
             return Exit::Usage;
         }
     };
-    match (options.receipt.as_deref(), &options.config, key) {
-        (Some([entry, proof]), _, Some(key)) => one(entry, proof, &key, options.json),
-        (_, Some(config), key) => whole(options, config, key),
-        _ => Exit::Usage,
+    match (options.receipt.as_deref(), key) {
+        (Some([entry, proof]), Some(key)) => one(entry, proof, &key, options.json),
+        (_, key) => whole(options, &Place::new(options.config.clone(), options.ledger.clone()), key),
     }
 }
 
@@ -99,8 +102,8 @@ fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
     }
 }
 
-fn whole(options: &Options, config: &Path, key: Option<VerifyingKey>) -> Exit {
-    let section = match section(config) {
+fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>) -> Exit {
+    let section = match place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
     };

@@ -1,7 +1,7 @@
 //! `ledger copy`: the ledger of a folder goes on in a database.
 
 use crate::cli::alone::{arm, complain, is_own, user};
-use crate::cli::audit::section;
+use crate::cli::place::section;
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, moment, since};
 use crate::config;
@@ -11,8 +11,6 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a ledger without a configuration keeps free while what is open in it is closed.
-const RESERVE_BYTES: u64 = 64 * 1024;
 /// How often it is said how far a step is: to people, and to files.
 const SAY_EVERY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];
 
@@ -75,8 +73,7 @@ fn source(from: &Path, to: &config::Ledger) -> Result<config::Ledger, Exit> {
     if from.is_dir() {
         let own = from.join("signing-key").exists();
         let signing_key_file = if own { None } else { to.signing_key_file.clone() };
-        let (path, reserve_bytes) = (from.to_owned(), RESERVE_BYTES);
-        return Ok(config::Ledger { path, reserve_bytes, signing_key_file, ..config::Ledger::default() });
+        return Ok(config::Ledger { signing_key_file, ..config::Ledger::in_folder(from) });
     }
     let section = section(from)?;
     if section.postgres.is_some() {
