@@ -262,6 +262,10 @@ fn warnings(config: &Config) -> Vec<String> {
         if caller.rates.is_empty() {
             warnings.push(format!("caller `{name}` has no rates"));
         }
+        let names_any = || caller.allow.iter().flat_map(|rule| &rule.sessions).any(|session| session.contains('*'));
+        if !caller.rates.is_empty() && caller.rates.iter().all(|rate| rate.per == Per::Session) && names_any() {
+            warnings.push(format!("caller `{name}` has rates per session alone: with ever other sessions it has none"));
+        }
         if caller.budgets.is_empty() {
             warnings.push(format!("caller `{name}` has no budgets"));
         }

@@ -266,8 +266,8 @@ impl Gateway {
     ) -> Result<Limiting, Refused> {
         let live = self.live.load();
         let considered = self.consider_by(&live, head, certificate, trace);
-        if let (Err(_), Some(caller)) = (&considered, &trace.caller) {
-            trace.standings = live.rates.standings(caller);
+        if let (Err(_), Some(caller), Some(target)) = (&considered, &trace.caller, &trace.target) {
+            trace.standings = live.rates.standings(caller, &target.session);
         }
         considered
     }

@@ -1,18 +1,19 @@
 //! How fast: GCRA windows of callers and of all together, counted in this process or in a shared Redis.
 //!
 //! Windows are asked narrowest first, a caller's own before those of all; the first refusal ends it, and what
-//! earlier windows took stays taken. Their number is fixed by the configuration, so memory is bounded whatever
-//! callers send. Both stores decide the same: one property suite asks them side by side.
+//! earlier windows took stays taken. Their number is fixed by the configuration, and sessions that have one each by a
+//! bound: memory is bounded whatever callers send. Both stores decide the same: one property suite asks them side by side.
 
 mod process;
 mod redis;
+mod sessions;
 
 pub use process::FailedAuthentications;
 pub use redis::Redis;
 
-use crate::config::{self, Limits, Rate};
+use crate::config::{self, Limits, Per, Rate};
 use crate::error::Refused;
-use crate::id::CallerName;
+use crate::id::{CallerName, SessionId};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 
@@ -50,6 +51,18 @@ struct Terms {
 }
 
 impl Terms {
+    /// One of a caller's own.
+    fn of_caller(caller: &CallerName, rate: Rate) -> Self {
+        match rate.per {
+            Per::Caller => Self::new("caller", &format!("the rate of caller `{caller}`"), rate),
+            Per::Session => Self::new("session", &format!("the rate of caller `{caller}` in each session"), rate),
+        }
+    }
+
+    fn of_all(rate: Rate) -> Self {
+        Self::new("all", "the rate of all callers together", rate)
+    }
+
     fn new(owner: &str, whose: &str, rate: Rate) -> Self {
         Self {
             name: format!("{owner}-{}-{}s", rate.max, rate.per_s).into(),
@@ -73,17 +86,10 @@ impl Terms {
     }
 }
 
-/// The words for whose rate it is.
-fn of_caller(caller: &CallerName) -> String {
-    format!("the rate of caller `{caller}`")
-}
-
-const OF_ALL: &str = "the rate of all callers together";
-
-/// Rates, narrowest window first.
+/// Rates, narrowest window first; of two that are as long, the one of each session.
 fn narrowest_first(rates: &[Rate]) -> Vec<Rate> {
     let mut rates = rates.to_vec();
-    rates.sort_by_key(|rate| rate.per_s);
+    rates.sort_by_key(|rate| (rate.per_s, rate.per == Per::Caller));
     rates
 }
 
@@ -164,18 +170,20 @@ impl Rates {
 
     /// Asks the caller's windows, then those of all callers together. Waits for nothing.
     #[must_use]
-    pub fn ask(&self, caller: &CallerName, mode: Mode) -> Asked {
+    pub fn ask(&self, caller: &CallerName, session: &SessionId, mode: Mode) -> Asked {
         match self {
-            Self::Process(windows) => Asked::Known(windows.ask(caller, mode)),
-            Self::Redis(windows) => windows.ask(caller, mode).map_or(Asked::Known((Vec::new(), Ok(()))), Asked::Open),
+            Self::Process(windows) => Asked::Known(windows.ask(caller, session, mode)),
+            Self::Redis(windows) => {
+                windows.ask(caller, session, mode).map_or(Asked::Known((Vec::new(), Ok(()))), Asked::Open)
+            }
         }
     }
 
     /// How the caller's windows and those of all callers stand, as far as that is known here without asking anybody.
     #[must_use]
-    pub fn standings(&self, caller: &CallerName) -> Vec<Standing> {
+    pub fn standings(&self, caller: &CallerName, session: &SessionId) -> Vec<Standing> {
         match self {
-            Self::Process(windows) => windows.standings(caller),
+            Self::Process(windows) => windows.standings(caller, session),
             Self::Redis(_) => Vec::new(),
         }
     }

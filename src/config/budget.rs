@@ -16,13 +16,20 @@ pub struct Budget {
     pub on_exhausted: OnExhausted,
 }
 
-/// What a budget counts together.
+/// What a budget or a rate counts together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Per {
-    /// All intents of the caller.
+    /// All requests of the caller.
     Caller,
     /// Those in each session on its own.
     Session,
+}
+
+impl Per {
+    /// Reads `per` of a budget or a rate.
+    pub(super) fn read(section: &mut Section) -> Self {
+        section.one_of_if_there("per", &[("caller", Self::Caller), ("session", Self::Session)]).unwrap_or(Self::Caller)
+    }
 }
 
 /// What a used up budget does.
@@ -44,12 +51,11 @@ impl Budget {
         let read = |mut budget: Section| {
             let max = u32::try_from(budget.number("max", 1, 1_000_000)).unwrap_or(1);
             let per_s = u32::try_from(budget.number("per_s", 1, LONGEST_S)).unwrap_or(1);
-            let per = budget.one_of_if_there("per", &[("caller", Per::Caller), ("session", Per::Session)]);
+            let per = Per::read(&mut budget);
             let actions = [("refuse", OnExhausted::Refuse), ("freeze", OnExhausted::Freeze)];
             let on_exhausted = budget.one_of_if_there("on_exhausted", &actions);
             budget.finish();
-            let (per, on_exhausted) = (per.unwrap_or(Per::Caller), on_exhausted.unwrap_or(OnExhausted::Refuse));
-            Self { max, per_s, per, on_exhausted }
+            Self { max, per_s, per, on_exhausted: on_exhausted.unwrap_or(OnExhausted::Refuse) }
         };
         let budgets: Vec<Self> = section.tables("budgets").into_iter().map(read).collect();
         for (index, budget) in budgets.iter().enumerate() {

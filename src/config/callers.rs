@@ -1,6 +1,6 @@
 //! `[[callers]]`: who is known, from where, and how fast. And the rates, which `[limits]` has too.
 
-use super::budget::Budget;
+use super::budget::{Budget, Per};
 use super::identity::{CertificateName, Jwt};
 use super::listen::network;
 use super::rules::Rule;
@@ -56,6 +56,8 @@ pub struct Rate {
     pub max: u32,
     /// In how many seconds they come back.
     pub per_s: u32,
+    /// What is counted together.
+    pub per: Per,
 }
 
 pub(super) fn name(text: &str) -> Result<CallerName, String> {
@@ -79,13 +81,23 @@ pub(super) fn expiry(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse(text).ok_or_else(|| "is not a time; write 2027-06-01T00:00:00Z".to_owned())
 }
 
-/// Reads `rates` of one level.
-pub(super) fn rates(section: &mut Section) -> Vec<Rate> {
+/// Reads `rates` of a caller, each of which may be one of each of its sessions.
+fn own_rates(section: &mut Section) -> Vec<Rate> {
+    rates(section, Per::read)
+}
+
+/// Reads `rates` of all callers together.
+pub(super) fn common_rates(section: &mut Section) -> Vec<Rate> {
+    rates(section, |_| Per::Caller)
+}
+
+fn rates(section: &mut Section, per: impl Fn(&mut Section) -> Per) -> Vec<Rate> {
     let read = |mut rate: Section| {
         let max = u32::try_from(rate.number("max", 1, 1_000_000)).unwrap_or(1);
         let per_s = u32::try_from(rate.number("per_s", 1, 86_400)).unwrap_or(1);
+        let per = per(&mut rate);
         rate.finish();
-        Rate { max, per_s }
+        Rate { max, per_s, per }
     };
     let rates: Vec<Rate> = section.tables("rates").into_iter().map(read).collect();
     for (index, rate) in rates.iter().enumerate() {
@@ -112,7 +124,7 @@ impl Caller {
         let jwt = section.table("jwt").and_then(Jwt::read);
         let certificate = section.table("certificate").and_then(CertificateName::read);
         let from = section.list("from", network);
-        let (rates, budgets) = (rates(&mut section), Budget::read_all(&mut section));
+        let (rates, budgets) = (own_rates(&mut section), Budget::read_all(&mut section));
         let allow = section.tables("allow").into_iter().map(Rule::read).collect();
         let deny = section.tables("deny").into_iter().map(Rule::read).collect();
         section.finish();

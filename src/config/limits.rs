@@ -1,6 +1,6 @@
 //! `[limits]`: where rates are counted, and those of all callers together.
 
-use super::callers::{Rate, rates};
+use super::callers::{Rate, common_rates};
 use super::section::Section;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Limits {
             timeout: Duration::from_millis(section.number("timeout_ms", 1, 5_000)),
             url_file: url_file.unwrap_or_default(),
         };
-        let rates = rates(&mut section);
+        let rates = common_rates(&mut section);
         section.finish();
         (if shared { Self::Redis(redis) } else { Self::Process }, rates)
     }

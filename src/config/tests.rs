@@ -57,6 +57,26 @@ fn a_rate_that_is_there_twice_is_a_fault_at_every_level() {
 }
 
 #[test]
+fn a_callers_rate_may_be_one_of_each_session_and_that_of_all_together_may_not() {
+    let text = caller(
+        "rates = [{ max = 5, per_s = 1, per = \"session\" }, { max = 5, per_s = 1 }, { max = 9, per_s = 60, per = \"caller\" }]",
+    );
+    let rates = loaded(&text, &[]).unwrap().config.callers[0].rates.clone();
+    assert_eq!(rates.iter().map(|rate| rate.per).collect::<Vec<_>>(), [Per::Session, Per::Caller, Per::Caller]);
+    let said = |rates: &str, sessions: &str| {
+        let rule = format!("{rates}\n[[callers.allow]]\nsessions = [\"{sessions}\"]\ngroups = [\"*\"]");
+        loaded(&caller(&rule), &[]).unwrap().warnings.join("\n").contains("has rates per session alone")
+    };
+    let alone = "rates = [{ max = 5, per_s = 1, per = \"session\" }]";
+    let beside = "rates = [{ max = 5, per_s = 1, per = \"session\" }, { max = 9, per_s = 1 }]";
+    assert_eq!([said(alone, "s*"), said(alone, "s1"), said(beside, "s*")], [true, false, false]);
+    let found = loaded(&caller("rates = [{ max = 5, per_s = 1, per = \"group\" }]"), &[]).map(|_| ()).unwrap_err();
+    assert!(matches!(found.as_slice(), [fault] if fault.key == "callers[0].rates[0].per"), "{found:?}");
+    let found = faults("[limits]\nrates = [{ max = 5, per_s = 1, per = \"session\" }]");
+    assert!(matches!(found.as_slice(), [(key, _)] if key == "limits.rates[0].per"), "{found:?}");
+}
+
+#[test]
 fn two_tokens_of_a_caller_with_one_id_are_a_fault_and_so_is_one_token_twice() {
     let token = |id: &str, digit: &str| format!("{{ id = \"{id}\", sha256 = \"{}\" }}", digit.repeat(64));
     let with = |tokens: &[String]| caller(&format!("tokens = [{}]", tokens.join(", ")));

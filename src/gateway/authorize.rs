@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::config::{self, Budget};
 use crate::error::{NotAdmitted, NotAllowed, Refused};
 use crate::failpoint;
-use crate::id::{CallerName, RequestId, Target};
+use crate::id::{CallerName, RequestId, SessionId, Target};
 use crate::ledger::admission::Asked;
 use crate::ledger::entry::Intention;
 use crate::ledger::freeze::Freezes;
@@ -72,6 +72,10 @@ impl Permit {
 
     pub(super) fn who(&self) -> &crate::identity::Identified {
         &self.caller.who
+    }
+
+    pub(super) fn session(&self) -> &SessionId {
+        &self.caller.accepted.target.session
     }
 
     /// The target, and what the ledger is asked.

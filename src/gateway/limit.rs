@@ -41,7 +41,7 @@ pub fn limit(
         let slot = Arc::clone(slots).try_acquire_owned().map_err(|_| Refused::Overloaded)?;
         (Mode::Take, Some(slot))
     };
-    let asked = rates.ask(&permit.who().caller, mode);
+    let asked = rates.ask(&permit.who().caller, permit.session(), mode);
     Ok(Limiting { permit, slot, asked })
 }
 

@@ -5,12 +5,12 @@
 //! this order. What is not there is left out, except that an empty `from` (nowhere) is `[]`. A rule has `sessions`,
 //! `groups`, `groups_file`, `from`, `expires` in this order. Patterns are sorted by bytes, each once; networks are
 //! written as their first address and length, sorted, each once; rates and budgets by their members, in the order
-//! `per_s`, `max`, `per`, `on_exhausted`; rules stay in their order, since it makes their names. `expires` is RFC
+//! `per_s`, `max`, `per`, `on_exhausted`, of which a rate has no `per` where it is `caller`; rules stay in their order, since it makes their names. `expires` is RFC
 //! 3339 in UTC with microseconds. `groups_file` is `sha256:` and the SHA-256 of its patterns, sorted by bytes, each
 //! once and each followed by a line feed, as `LC_ALL=C sort -u` writes a list without comments. Each line ends with
 //! a line feed, the last one too.
 //!
-//! Credentials are not in it: they say who, not what. A form that says more gets another first line.
+//! Credentials are not in it: they say who, not what. What says more of what there was before gets another first line; what is new is left out where it is not used.
 
 use crate::clock::Timestamp;
 use crate::config;
@@ -46,6 +46,8 @@ struct Caller<'a> {
 struct Rate {
     per_s: u32,
     max: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per: Option<&'static str>,
 }
 
 #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,12 +58,22 @@ struct Budget {
     on_exhausted: &'static str,
 }
 
+fn per(per: config::Per) -> &'static str {
+    match per {
+        config::Per::Caller => "caller",
+        config::Per::Session => "session",
+    }
+}
+
+impl From<&config::Rate> for Rate {
+    fn from(&config::Rate { max, per_s, per: counted }: &config::Rate) -> Self {
+        Self { per_s, max, per: (counted != config::Per::Caller).then(|| per(counted)) }
+    }
+}
+
 impl From<&config::Budget> for Budget {
-    fn from(&config::Budget { max, per_s, per, on_exhausted }: &config::Budget) -> Self {
-        let per = match per {
-            config::Per::Caller => "caller",
-            config::Per::Session => "session",
-        };
+    fn from(&config::Budget { max, per_s, per: counted, on_exhausted }: &config::Budget) -> Self {
+        let per = per(counted);
         let on_exhausted = match on_exhausted {
             config::OnExhausted::Refuse => "refuse",
             config::OnExhausted::Freeze => "freeze",
@@ -139,7 +151,7 @@ impl Canonical {
             let line = serde_json::to_string(&Caller {
                 name,
                 from: networks(caller.from.as_ref()),
-                rates: sorted(caller.rates.iter().map(|rate| Rate { per_s: rate.per_s, max: rate.max })),
+                rates: sorted(caller.rates.iter().map(Rate::from)),
                 budgets: sorted(caller.budgets.iter().map(Budget::from)),
                 allow: rules(&caller.allow, &mut lists),
                 deny: rules(&caller.deny, &mut lists),

@@ -102,7 +102,8 @@ fn the_hash_is_the_same_in_every_version_and_for_every_order_that_changes_nothin
         Some(Arc::new(Listed { file: "l".into(), groups: groups.iter().map(|g| (*g).into()).collect() }))
     };
     let mut first = caller(vec![rule("s1", "2"), rule("*", "*@g.us")], vec![rule("*", "9@g.us")], Some("10.1.2.3/8"));
-    first.rates = vec![Rate { max: 60, per_s: 60 }, Rate { max: 5, per_s: 1 }];
+    let rate = |max, per_s, per| Rate { max, per_s, per };
+    first.rates = vec![rate(60, 60, Per::Caller), rate(5, 1, Per::Caller)];
     first.budgets = vec![Budget { max: 500, per_s: 86_400, per: Per::Session, on_exhausted: OnExhausted::Freeze }];
     first.allow[0].groups.push("1".into());
     first.allow[0].listed = listed(&["7", "8@g.us"]);
@@ -127,6 +128,13 @@ fn the_hash_is_the_same_in_every_version_and_for_every_order_that_changes_nothin
     same.rates.reverse();
     same.tokens = vec![config::Token { id: name("t"), sha256: [1; 32], expires: None }];
     assert_eq!(Canonical::new(&[second.clone(), same]), canonical);
+    let mut apart = first.clone();
+    apart.rates[1].per = Per::Session;
+    let apart = Canonical::new(&[apart]);
+    assert!(
+        apart.text().contains(r#""rates":[{"per_s":1,"max":5,"per":"session"},{"per_s":60,"max":60}]"#),
+        "{apart:?}"
+    );
     let mut swapped = first;
     swapped.allow.swap(0, 1);
     assert_ne!(Canonical::new(&[second, swapped]).hash(), canonical.hash(), "rules are named by their places");

@@ -8,16 +8,16 @@ mod script;
 #[cfg(test)]
 mod tests;
 
-use super::{Mode, OF_ALL, Terms, Verdict, narrowest_first, of_caller};
+use super::{Mode, Terms, Verdict, narrowest_first};
 use crate::clock::{moment, since};
-use crate::config::{self, Caller, Rate};
+use crate::config::{self, Caller, Per, Rate};
 use crate::error::Refused;
-use crate::id::CallerName;
+use crate::id::{CallerName, SessionId};
 use crate::telemetry::{Kind, Metrics};
 use arc_swap::ArcSwapOption;
 pub(super) use link::faults;
 use link::{Link, Unsure};
-use script::Call;
+use script::{Call, Key};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,10 +91,10 @@ impl Redis {
 
     /// Asks. An answer that may be another one the next time, or none, ends the connection for all: what waits behind it
     /// is late as well, and the next connection may lead to another server.
-    async fn ask(&self, call: &Call) -> Result<Vec<i64>, Unsure> {
+    async fn ask(&self, call: &Call, session: &str) -> Result<Vec<i64>, Unsure> {
         let Some(link) = self.link.load_full() else { return Err(Unsure::not_connected()) };
         let started = moment();
-        let asked = tokio::time::timeout(self.config.timeout, link.ask(call)).await;
+        let asked = tokio::time::timeout(self.config.timeout, link.ask(call, session)).await;
         let asked = asked.unwrap_or_else(|_| Err(Unsure::timeout("it did not answer in time")));
         self.metrics.limits_seconds.observe(since(started).as_secs_f64());
         if let Err(unsure) = &asked {
@@ -129,7 +129,7 @@ struct Row {
     calls: [Arc<Call>; 2],
 }
 
-/// All windows of all callers; their state is in Redis, under names made of prefix, owner and rate.
+/// All windows of all callers; their state is in Redis, under names made of prefix, owner, session where it has one, and rate.
 pub struct Windows {
     redis: Arc<Redis>,
     rows: HashMap<CallerName, Arc<Row>>,
@@ -138,17 +138,20 @@ pub struct Windows {
 impl Row {
     fn new(prefix: &str, caller: &Caller, all: &[Rate]) -> Self {
         // In braces, so that all keys lie in one slot where a cluster's proxy asks for that.
-        let key = |owner: &str, rate: &Rate| format!("{{{prefix}}}:{owner}:{}-{}s", rate.max, rate.per_s);
+        let key = |owner: &str, rate: Rate| format!("{{{prefix}}}:{owner}:{}-{}s", rate.max, rate.per_s);
         let (mut terms, mut keys) = (Vec::new(), Vec::new());
         for rate in narrowest_first(&caller.rates) {
-            keys.push(key(&format!("caller:{}", caller.name), &rate));
-            terms.push(Terms::new("caller", &of_caller(&caller.name), rate));
+            keys.push(match rate.per {
+                Per::Caller => Key::One(key(&format!("caller:{}", caller.name), rate)),
+                Per::Session => Key::EachSession(key(&format!("session:{}", caller.name), rate)),
+            });
+            terms.push(Terms::of_caller(&caller.name, rate));
         }
         for rate in narrowest_first(all) {
-            keys.push(key("all", &rate));
-            terms.push(Terms::new("all", OF_ALL, rate));
+            keys.push(Key::One(key("all", rate)));
+            terms.push(Terms::of_all(rate));
         }
-        let calls = [Mode::Take, Mode::Look].map(|mode| Arc::new(Call::new(mode, &keys, &terms)));
+        let calls = [Mode::Take, Mode::Look].map(|mode| Arc::new(Call::new(mode, keys.clone(), &terms)));
         Self { terms, calls }
     }
 
@@ -174,9 +177,9 @@ impl Windows {
     }
 
     /// The question, where there is anything to ask.
-    pub(super) fn ask(&self, caller: &CallerName, mode: Mode) -> Option<Question> {
+    pub(super) fn ask(&self, caller: &CallerName, session: &SessionId, mode: Mode) -> Option<Question> {
         let row = self.rows.get(caller).filter(|row| !row.terms.is_empty())?;
-        Some(Question { redis: Arc::clone(&self.redis), row: Arc::clone(row), mode })
+        Some(Question { redis: Arc::clone(&self.redis), row: Arc::clone(row), session: session.clone(), mode })
     }
 }
 
@@ -184,6 +187,7 @@ impl Windows {
 pub struct Question {
     redis: Arc<Redis>,
     row: Arc<Row>,
+    session: SessionId,
     mode: Mode,
 }
 
@@ -196,7 +200,7 @@ impl Question {
             Mode::Take => take,
             Mode::Look => look,
         };
-        let asked = self.redis.ask(call).await;
+        let asked = self.redis.ask(call, self.session.as_str()).await;
         let judged = asked.and_then(|answer| self.row.verdict(&answer).ok_or_else(|| Unsure::senseless(&answer)));
         judged.unwrap_or_else(|unsure| {
             self.redis.count(&unsure);

@@ -263,6 +263,28 @@ fn who_is_not_known_not_allowed_or_too_fast_is_refused_and_nothing_is_sent() {
 }
 
 #[test]
+fn a_rate_per_session_holds_each_session_on_its_own_and_its_window_has_a_name_of_its_own() {
+    let provider = Provider::start();
+    let rates = "rates = [{ max = 2, per_s = 3600, per = \"session\" }, { max = 2, per_s = 3600 }]";
+    let text = configuration(&provider.url(), &[], &caller("moderation", TOKEN, rates)).replace("\"sess1\"", "\"*\"");
+    let gateway = Gateway::with(&text.replace("max = 2, per_s = 3600 }", "max = 9, per_s = 3600 }"));
+    let ask = |session: &str, n: u8| delete(gateway.listen, &format!("/{session}/groups/{n}@g.us/picture"), TOKEN);
+    let first = ask("s1", 1);
+    let policy = "\"session-2-3600s\";q=2;w=3600, \"caller-9-3600s\";q=9;w=3600";
+    let state = "\"session-2-3600s\";r=1;t=1800, \"caller-9-3600s\";r=8;t=400";
+    assert_eq!((first.header("ratelimit-policy"), first.header("ratelimit")), (Some(policy), Some(state)));
+    assert_eq!((ask("s1", 2).status, ask("s1", 3).status, ask("s2", 1).status), (200, 429, 200));
+    let refused = ask("s1", 4);
+    assert_eq!((refused.status, refused.code().as_str()), (429, "rate-limited"));
+    assert_eq!(refused.header("ratelimit-policy"), Some("\"session-2-3600s\";q=2;w=3600"));
+    assert!(
+        refused.body.contains("the rate of caller `moderation` in each session is 2 in 3600 s"),
+        "{}",
+        refused.body
+    );
+}
+
+#[test]
 fn the_rate_of_all_callers_together_holds() {
     let provider = Provider::start();
     let callers = [caller("a", TOKEN, ""), caller("b", "canary-token-b", "")].concat();

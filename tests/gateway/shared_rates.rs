@@ -53,6 +53,20 @@ fn gateways_that_share_rates_let_through_together_what_one_would() {
 }
 
 #[test]
+fn gateways_that_share_a_rate_per_session_let_through_together_what_one_would_in_each() {
+    let (provider, redis) = (Provider::start(), Redis::start());
+    let callers = held_to("{ max = 3, per_s = 3600, per = \"session\" }, { max = 7, per_s = 7200 }");
+    let start = || redis.gateway(&provider.url(), "", &callers.replace("\"sess1\"", "\"*\""));
+    let (first, second) = (start(), start());
+    let passed = |session: &str| {
+        let path = |n: u8| format!("/{session}/groups/{n}@g.us/picture");
+        let asked = (0..6).map(|n| delete([&first, &second][usize::from(n % 2)].listen, &path(n), TOKEN));
+        asked.filter(|answer| answer.status == 200).count()
+    };
+    assert_eq!(["s1", "s2", "s1", "s3", "s4"].map(passed), [3, 3, 0, 1, 0]);
+}
+
+#[test]
 fn a_dry_run_looks_at_shared_rates_and_takes_nothing() {
     let (provider, redis) = (Provider::start(), Redis::start());
     let gateway = redis.gateway(&provider.url(), "", &held_to("{ max = 1, per_s = 3600 }"));

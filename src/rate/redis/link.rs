@@ -1,7 +1,7 @@
 //! One connection to Redis: opened over a stream of ours, tried out before it is used, given up when in doubt.
 
-use super::script::{BODY, CLOCK, Call};
-use crate::config::{self, Rate, file};
+use super::script::{BODY, CLOCK, Call, Key};
+use crate::config::{self, Per, Rate, file};
 use crate::rate::{Mode, Terms};
 use crate::secret::Secret;
 use redis::aio::MultiplexedConnection;
@@ -175,9 +175,9 @@ impl Link {
     async fn try_out(&mut self, config: &config::Redis) -> Result<(), Unsure> {
         is_fit(&self.query::<String>(&redis::cmd("INFO")).await)?;
         self.hash = self.query(redis::cmd("SCRIPT").arg("LOAD").arg(&self.script)).await?;
-        let terms = Terms::new("trial", "", Rate { max: 1_000_000, per_s: 1 });
-        let trial = Call::new(Mode::Take, &[format!("{{{}}}:trial", config.prefix)], &[terms]);
-        let asked = tokio::time::timeout(config.timeout, self.ask(&trial)).await;
+        let terms = Terms::new("trial", "", Rate { max: 1_000_000, per_s: 1, per: Per::Caller });
+        let trial = Call::new(Mode::Take, vec![Key::One(format!("{{{}}}:trial", config.prefix))], &[terms]);
+        let asked = tokio::time::timeout(config.timeout, self.ask(&trial, "")).await;
         asked.map_err(|_| Unsure::timeout("its answers take longer than limits.timeout_ms"))?.map(drop)
     }
 
@@ -186,10 +186,10 @@ impl Link {
     }
 
     /// Asks the script. A server that does not know it has not run it: it gets the text.
-    pub(super) async fn ask(&self, call: &Call) -> Result<Vec<i64>, Unsure> {
-        match self.query(&call.command("EVALSHA", &self.hash)).await {
+    pub(super) async fn ask(&self, call: &Call, session: &str) -> Result<Vec<i64>, Unsure> {
+        match self.query(&call.command("EVALSHA", &self.hash, session)).await {
             Err(error) if error.code() == Some("NOSCRIPT") => {
-                Ok(self.query(&call.command("EVAL", &self.script)).await?)
+                Ok(self.query(&call.command("EVAL", &self.script, session)).await?)
             }
             answered => Ok(answered?),
         }

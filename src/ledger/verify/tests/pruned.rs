@@ -23,8 +23,11 @@ impl Shorter {
         }
         let mut carried = pairs.carried();
         change(&mut carried);
-        let order =
-            prune::Order { before: Timestamp::from_micros(0), by: "uid 0".to_owned(), longest_budget: std::time::Duration::ZERO };
+        let order = prune::Order {
+            before: Timestamp::from_micros(0),
+            by: "uid 0".to_owned(),
+            longest_budget: std::time::Duration::ZERO,
+        };
         let last: serde_json::Value = serde_json::from_slice(&all.last().expect("one").1).expect("JSON");
         let time = Timestamp::parse(last["time"].as_str().expect("a time")).expect("a time");
         let body = prune::body(&order, &tree.head(), carried, Some(Vec::new()));
