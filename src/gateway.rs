@@ -183,12 +183,6 @@ impl Gateway {
         Arc::clone(self.live.load().policy.hash())
     }
 
-    /// Whether the newest configuration was not taken over.
-    #[must_use]
-    pub fn is_stale(&self) -> bool {
-        self.policies.is_stale()
-    }
-
     /// The longest window in which a budget of the policy in force counts: entries of that time are not pruned.
     #[must_use]
     pub fn longest_budget(&self) -> Duration {

@@ -39,10 +39,20 @@ pub struct Status {
     pub ledger: String,
     /// It is shutting down.
     pub draining: bool,
-    /// What is not as it should be.
+    /// What is not as it should be, as readiness says it.
     pub degraded: Vec<String>,
     /// Every freeze in force, with the requests that it covers and that have no outcome yet.
     pub freezes: Vec<Frozen>,
+}
+
+/// What is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reasons {
+    /// What keeps this process from serving.
+    pub red: Vec<&'static str>,
+    /// What does not: the provider, what is derived from the ledger, a configuration that was not taken over, and
+    /// the shared rates, since all replicas would be red at once, and callers hear more from us.
+    pub degraded: Vec<&'static str>,
 }
 
 /// A freeze and what it still waits for.
@@ -81,6 +91,20 @@ impl Gateway {
         self.ledger.unfreeze(covers, reason, by).await
     }
 
+    /// What is not as it should be.
+    #[must_use]
+    pub fn reasons(&self) -> Reasons {
+        let (has_key, has_ledger) = (self.upstream.has_key(), self.ledger.health() == Health::Writable);
+        let of = |reasons: &[(bool, &'static str)]| -> Vec<&'static str> {
+            reasons.iter().filter(|(is, _)| *is).map(|(_, reason)| *reason).collect()
+        };
+        let red =
+            of(&[(self.is_draining(), "draining"), (!has_ledger, "ledger-unavailable"), (!has_key, "key-unavailable")]);
+        let files = of(&[(self.policies.is_stale(), "policy-not-reloaded")]);
+        let degraded = [self.upstream.degraded(), self.ledger.degraded(), self.store.degraded(), files].concat();
+        Reasons { red, degraded }
+    }
+
     /// How this process stands.
     pub async fn status(&self) -> Status {
         let frozen = self.ledger.freezes().in_force(Timestamp::now());
@@ -93,14 +117,14 @@ impl Gateway {
             Health::Unreachable => "unreachable",
             Health::Broken => "broken",
         };
-        let degraded = [self.upstream.degraded(), self.ledger.degraded()].concat();
+        let Reasons { red, degraded } = self.reasons();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process: std::process::id(),
             policy: self.live.load().policy.hash().to_string(),
             ledger: ledger.to_owned(),
             draining: self.is_draining(),
-            degraded: degraded.into_iter().map(str::to_owned).collect(),
+            degraded: red.into_iter().chain(degraded).map(str::to_owned).collect(),
             freezes,
         }
     }

@@ -6,8 +6,8 @@ use super::tiles::Published;
 use super::tls::Certificate;
 use crate::error::Withheld;
 use crate::gateway::Gateway;
+use crate::gateway::brake::Reasons;
 use crate::id::RequestId;
-use crate::ledger::Health;
 use crate::problem::Problem;
 use axum::Router;
 use axum::body::Body;
@@ -56,24 +56,10 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) 
         .with_state(Operations { gateway, registry: Arc::new(registry) })
 }
 
-/// Red (503) for what keeps this process from serving; `degraded` (200) for what does not: the provider, what is
-/// derived from the ledger, a configuration that was not taken over, and the shared rates, since all replicas would be red
-/// at once, and callers hear more from us. The hash of the policy in force tells replicas apart.
+/// Red (503) for what keeps this process from serving; `degraded` (200) for what does not. The hash of the policy in force
+/// tells replicas apart.
 async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Response {
-    let mut red = Vec::new();
-    if gateway.is_draining() {
-        red.push("draining");
-    }
-    if gateway.ledger.health() != Health::Writable {
-        red.push("ledger-unavailable");
-    }
-    if !gateway.upstream.has_key() {
-        red.push("key-unavailable");
-    }
-    let mut degraded = [gateway.upstream.degraded(), gateway.ledger.degraded(), gateway.store.degraded()].concat();
-    if gateway.is_stale() {
-        degraded.push("policy-not-reloaded");
-    }
+    let Reasons { red, degraded } = gateway.reasons();
     let (code, status) = match (red.is_empty(), degraded.is_empty()) {
         (false, _) => (StatusCode::SERVICE_UNAVAILABLE, "unready"),
         (true, false) => (StatusCode::OK, "degraded"),

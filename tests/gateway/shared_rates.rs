@@ -205,6 +205,8 @@ fn without_redis_it_starts_refuses_what_has_a_rate_and_nothing_else() {
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).code(), "limits-unavailable");
     assert_eq!(delete(gateway.listen, TARGET, "canary-token-free-0000").status, 200, "it has no rate to ask");
     assert_eq!(delete(gateway.listen, TARGET, "canary-token-none-0000").status, 401);
+    let status = command(&["status", "--json"], &gateway.config());
+    assert!(String::from_utf8_lossy(&status.stdout).contains(r#""degraded":["limits-unavailable"]"#), "{status:?}");
     redis.run();
     eventually("it connects by itself", || delete(gateway.listen, TARGET, TOKEN).status == 200);
 }
