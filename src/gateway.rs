@@ -98,6 +98,9 @@ impl Live {
     }
 }
 
+/// Where the configuration names the file with the provider's key.
+pub const KEY_FILE: &str = "upstream.api_key_file";
+
 /// Everything that the path needs.
 pub struct Gateway {
     live: ArcSwap<Live>,
@@ -170,6 +173,16 @@ impl Gateway {
     /// is taken over.
     pub fn not_reloaded(&self, keys: impl Iterator<Item = String>) {
         self.policies.refused(&self.policy(), keys);
+    }
+
+    /// The file that a key of the configuration names, [`KEY_FILE`] or a port's certificate, was read again.
+    pub fn file_reloaded(&self, key: &'static str) {
+        self.policies.file_taken(key);
+    }
+
+    /// It could not be used, which is recorded, and readiness says so until one can.
+    pub fn file_not_reloaded(&self, key: &'static str) {
+        self.policies.file_refused(&self.policy(), key);
     }
 
     /// Records which policies there were, where the ledger had no room for it; called now and then.

@@ -147,7 +147,11 @@ impl Metrics {
             "What was seen of pictures after unknown outcomes",
             metrics.resolutions.clone(),
         );
-        registry.register("reloads", "Configurations applied and refused", metrics.reloads.clone());
+        registry.register(
+            "reloads",
+            "Configurations applied; configurations, keys and certificates refused",
+            metrics.reloads.clone(),
+        );
         registry.register(
             "policy_stale",
             "1 while the newest configuration was refused and an older one is in force",

@@ -1,6 +1,6 @@
 //! The brake, as operators pull it: stop what is covered, and see what is under way.
 
-use super::Gateway;
+use super::{Gateway, KEY_FILE};
 use crate::clock::Timestamp;
 #[cfg(test)]
 use crate::failpoint::planted::{self, Fault};
@@ -50,8 +50,8 @@ pub struct Status {
 pub struct Reasons {
     /// What keeps this process from serving.
     pub red: Vec<&'static str>,
-    /// What does not: the provider, what is derived from the ledger, a configuration that was not taken over, and
-    /// the shared rates, since all replicas would be red at once, and callers hear more from us.
+    /// What does not: the provider, what is derived from the ledger, files that were not taken over, and the shared
+    /// rates, since all replicas would be red at once, and callers hear more from us.
     pub degraded: Vec<&'static str>,
 }
 
@@ -100,7 +100,11 @@ impl Gateway {
         };
         let red =
             of(&[(self.is_draining(), "draining"), (!has_ledger, "ledger-unavailable"), (!has_key, "key-unavailable")]);
-        let files = of(&[(self.policies.is_stale(), "policy-not-reloaded")]);
+        let files = of(&[
+            (self.policies.is_stale(), "policy-not-reloaded"),
+            (has_key && self.policies.is_stale_file(|key| key == KEY_FILE), "key-not-reloaded"),
+            (self.policies.is_stale_file(|key| key != KEY_FILE), "certificate-not-reloaded"),
+        ]);
         let degraded = [self.upstream.degraded(), self.ledger.degraded(), self.store.degraded(), files].concat();
         Reasons { red, degraded }
     }

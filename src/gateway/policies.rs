@@ -1,9 +1,10 @@
-//! Which policy is in force, told to the ledger, to the metrics and to readiness.
+//! Which policy is in force, and what was not taken over when files were read again: told to the ledger, to the metrics
+//! and to readiness.
 
 use crate::ledger::entry::Body;
 use crate::ledger::{Health, Ledger};
 use crate::telemetry::{Kind, Metrics};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,6 +21,8 @@ pub(super) struct Policies {
     waiting: Mutex<VecDeque<Body>>,
     /// The newest reload was refused.
     stale: AtomicBool,
+    /// Of these keys' files the newest could not be used.
+    stale_files: Mutex<BTreeSet<&'static str>>,
     /// The ledger was full: what it had taken may be lost.
     was_full: AtomicBool,
 }
@@ -27,7 +30,7 @@ pub(super) struct Policies {
 impl Policies {
     pub(super) fn new(ledger: Arc<dyn Ledger>, metrics: Metrics) -> Self {
         let (stale, was_full) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { ledger, metrics, waiting: Mutex::default(), stale, was_full }
+        Self { ledger, metrics, waiting: Mutex::default(), stale, stale_files: Mutex::default(), was_full }
     }
 
     /// The process starts with this one.
@@ -50,6 +53,22 @@ impl Policies {
         self.metrics.reloads.get_or_create(&Kind { kind: "refused" }).inc();
         let faults = keys.take(FAULTS_AT_MOST).map(|key| key.chars().take(FAULT_AT_MOST).collect()).collect();
         self.record(Body::PolicyRefused { policy: Arc::clone(policy), faults });
+    }
+
+    /// The file that this key of the configuration names was read again.
+    pub(super) fn file_taken(&self, key: &'static str) {
+        self.stale_files.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// It could not be used: what was read of it before stays in force, beside this policy.
+    pub(super) fn file_refused(&self, policy: &Arc<str>, key: &'static str) {
+        self.stale_files.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+        self.metrics.reloads.get_or_create(&Kind { kind: "refused" }).inc();
+        self.record(Body::PolicyRefused { policy: Arc::clone(policy), faults: vec![key.to_owned()] });
+    }
+
+    pub(super) fn is_stale_file(&self, is_meant: impl Fn(&str) -> bool) -> bool {
+        self.stale_files.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|key| is_meant(key))
     }
 
     pub(super) fn is_stale(&self) -> bool {

@@ -1,8 +1,8 @@
 //! A broken configuration never starts, and says everything that is wrong with it.
 
 use crate::provider::Provider;
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
-use crate::wire::delete;
+use crate::running::{BINARY, Gateway, KEY, TARGET, TOKEN, caller, command, configuration, eventually};
+use crate::wire::{delete, get};
 use std::process::Command;
 
 fn check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -167,11 +167,34 @@ fn a_key_that_cannot_be_read_leaves_the_old_one_and_a_removed_one_is_taken_away(
     std::fs::remove_file(&key).unwrap();
     // A pipe that nobody writes to would hold up whoever opens it.
     assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
+    let reasons = || {
+        let json = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).unwrap();
+        let ready = json(get(gateway.ops, "/readyz").body.as_bytes());
+        let status = json(&command(&["status", "--json"], &gateway.config()).stdout);
+        if status["serving"]["degraded"] != ready["reasons"] {
+            return (ready["reasons"].clone(), status["serving"]["degraded"].clone());
+        }
+        (ready["status"].clone(), ready["reasons"][0].clone())
+    };
     reload("the old one stays");
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    eventually("it is told", || reasons() == ("degraded".into(), "key-not-reloaded".into()));
+    std::fs::remove_file(&key).unwrap();
+    std::fs::write(&key, "two\nlines\n").unwrap();
+    gateway.signal("HUP");
+    eventually("it is recorded each time", || gateway.of_kind("policy-refused").len() == 2);
+    eventually("both say the same", || reasons() == ("degraded".into(), "key-not-reloaded".into()));
     std::fs::remove_file(&key).unwrap();
     reload("there is no key for the provider any more");
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).code(), "key-unavailable");
+    eventually("it is told", || reasons() == ("unready".into(), "key-unavailable".into()));
+    let refused = gateway.of_kind("policy-refused");
+    assert!(refused.iter().all(|entry| entry["faults"] == serde_json::json!(["upstream.api_key_file"])), "{refused:?}");
+    let metrics = get(gateway.ops, "/metrics").body;
+    assert!(metrics.contains("wasend_gateway_reloads_total{kind=\"refused\"} 3"), "{metrics}");
+    std::fs::write(&key, KEY).unwrap();
+    gateway.signal("HUP");
+    eventually("it is ready again", || reasons() == ("ready".into(), serde_json::Value::Null));
 }
 
 #[test]

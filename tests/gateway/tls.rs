@@ -2,7 +2,7 @@
 
 use crate::provider::Provider;
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration, eventually};
-use crate::wire::{Response, connect, delete, request, response};
+use crate::wire::{Response, connect, delete, get, request, response};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -84,6 +84,48 @@ fn a_new_certificate_is_taken_when_its_files_have_changed() {
     certify(folder.path());
     eventually("the new certificate is shown", || ask(gateway.listen, &chain, b"http/1.1", &deletion()).is_ok());
     assert!(ask(gateway.listen, &old, b"http/1.1", &deletion()).is_err());
+}
+
+#[test]
+fn certificates_that_cannot_be_read_again_are_told_everywhere_until_they_can_and_the_old_ones_stay() {
+    let (provider, folder) = (Provider::start(), Arc::new(tempfile::tempdir().unwrap()));
+    certify(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    std::fs::copy(at("chain.pem"), at("clients.pem")).unwrap();
+    let tls = TLS.replace(" }", ", client_ca_file = \"clients.pem\", client_auth = \"optional\" }");
+    let callers = format!("[reload]\ninterval_ms = 50\n{}", caller("moderation", TOKEN, ""));
+    let gateway =
+        Gateway::in_folder(Arc::clone(&folder), &configuration(&provider.url(), &[("listen", &tls)], &callers), &[]);
+    let reasons = || {
+        let ready: serde_json::Value = serde_json::from_str(&get(gateway.ops, "/readyz").body).unwrap();
+        ready["reasons"].clone()
+    };
+    std::fs::copy(at("chain.pem"), at("trusted")).unwrap();
+    let mut told = 0;
+    for name in ["chain.pem", "chain.key", "clients.pem"] {
+        let good = std::fs::read_to_string(at(name)).unwrap();
+        for bad in [Some(""), Some("nothing\n"), Some(&good[..good.len() / 2]), None] {
+            match bad {
+                Some(bad) => std::fs::write(at(name), bad).unwrap(),
+                None => std::fs::remove_file(at(name)).unwrap(),
+            }
+            gateway.signal("HUP");
+            eventually("it is recorded", || gateway.of_kind("policy-refused").len() > told);
+            let entries = gateway.of_kind("policy-refused");
+            assert!(
+                entries[told..].iter().all(|entry| entry["faults"] == serde_json::json!(["listen.tls"])),
+                "{entries:?}"
+            );
+            told = entries.len();
+            assert_eq!(reasons(), serde_json::json!(["certificate-not-reloaded"]), "{name}: {bad:?}");
+            assert!(ask(gateway.listen, &at("trusted"), b"http/1.1", &deletion()).is_ok(), "the old one stays");
+        }
+        let metrics = get(gateway.ops, "/metrics").body;
+        assert!(metrics.contains("wasend_gateway_reloads_total{kind=\"refused\"}"), "{metrics}");
+        std::fs::write(at(name), good).unwrap();
+        eventually("it is good again", || reasons() == serde_json::json!([]));
+        told = gateway.of_kind("policy-refused").len();
+    }
 }
 
 #[test]

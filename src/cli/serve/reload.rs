@@ -8,7 +8,7 @@
 use crate::cli::{Exit, page};
 use crate::config::file::Seen;
 use crate::config::{self, Config, Fault, Loaded};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, KEY_FILE};
 use crate::identity::Operators;
 use crate::server::Certificate;
 use std::collections::BTreeSet;
@@ -71,6 +71,13 @@ impl Watched {
     }
 }
 
+/// A port's certificate, under its key in the configuration.
+struct Port {
+    key: &'static str,
+    certificate: Arc<Certificate>,
+    files: Watched,
+}
+
 /// What a reload reaches.
 struct Reloading {
     file: PathBuf,
@@ -80,7 +87,7 @@ struct Reloading {
     operators: Arc<Operators>,
     configuration: Watched,
     key: Watched,
-    certificates: Vec<(Arc<Certificate>, Watched)>,
+    ports: Vec<Port>,
     interval: Option<Duration>,
 }
 
@@ -115,8 +122,10 @@ impl Beginning {
         certificates: [Option<Arc<Certificate>>; 2],
     ) -> Result<Sender<()>, Exit> {
         let Self { configuration, key, tls, interval } = self;
-        let certificates = certificates.into_iter().zip(tls).filter_map(|(one, files)| one.zip(files)).collect();
-        let reloading = Reloading { file, effective, gateway, operators, configuration, key, certificates, interval };
+        let ports = ["listen.tls", "ops.tls"].into_iter().zip(certificates.into_iter().zip(tls));
+        let port = |(key, (certificate, files))| Some(Port { key, certificate: certificate?, files: files? });
+        let ports = ports.filter_map(port).collect();
+        let reloading = Reloading { file, effective, gateway, operators, configuration, key, ports, interval };
         let (tell, told) = channel();
         let started = std::thread::Builder::new().name("reload".into()).spawn(move || reloading.run(&told));
         started.map(|_| tell).map_err(|error| {
@@ -142,13 +151,12 @@ impl Reloading {
     /// Reads callers, rates, operators, key and certificates again. Each of these files stands for itself: a faulty
     /// configuration changes nothing, and does not keep a key from being taken away.
     fn read_all(&mut self) {
-        for files in
-            [&mut self.configuration, &mut self.key].into_iter().chain(self.certificates.iter_mut().map(|(_, f)| f))
-        {
+        let ports = self.ports.iter_mut().map(|port| &mut port.files);
+        for files in [&mut self.configuration, &mut self.key].into_iter().chain(ports) {
             files.failed = None;
         }
         self.read_key();
-        (0..self.certificates.len()).for_each(|index| self.read_certificate(index));
+        self.ports.iter_mut().for_each(|port| port.read(&self.gateway));
         self.read_configuration();
     }
 
@@ -156,9 +164,9 @@ impl Reloading {
         if self.key.is_due() {
             self.read_key();
         }
-        for index in 0..self.certificates.len() {
-            if self.certificates.get_mut(index).is_some_and(|(_, files)| files.is_due()) {
-                self.read_certificate(index);
+        for port in &mut self.ports {
+            if port.files.is_due() {
+                port.read(&self.gateway);
             }
         }
         if self.configuration.is_due() {
@@ -168,47 +176,40 @@ impl Reloading {
 
     fn read_key(&mut self) {
         let seen = self.key.look();
-        let result = self.gateway.upstream.reload_key();
-        let news = self.key.was_read(seen, result.as_ref().err().map(ToString::to_string));
+        let upstream = &self.gateway.upstream;
+        let result = calmly(|| upstream.reload_key().map_err(|fault| fault.to_string())).and_then(|result| result);
+        let news = self.key.was_read(seen, result.as_ref().err().cloned());
         match result {
-            Ok(()) => tracing::info!("the provider's key was read again"),
-            Err(_) if !news => {}
-            Err(error) if self.gateway.upstream.has_key() => {
-                tracing::error!(%error, "the provider's key was not reloaded; the old one stays");
+            Ok(()) => {
+                self.gateway.file_reloaded(KEY_FILE);
+                tracing::info!("the provider's key was read again");
             }
-            Err(error) => tracing::error!(%error, "there is no key for the provider any more: nothing can be deleted"),
-        }
-    }
-
-    fn read_certificate(&mut self, index: usize) {
-        let Some((certificate, files)) = self.certificates.get_mut(index) else { return };
-        let seen = files.look();
-        let result = certificate.reload();
-        let news = files.was_read(seen, result.as_ref().err().cloned());
-        match result {
-            Ok(()) => tracing::info!("a certificate was read again"),
-            Err(error) if news => tracing::error!(error, "a certificate was not reloaded; the old one stays"),
-            Err(_) => {}
+            Err(_) if !news => {}
+            Err(error) => {
+                if upstream.has_key() {
+                    tracing::error!(error, "the provider's key was not reloaded; the old one stays");
+                } else {
+                    tracing::error!(error, "there is no key for the provider any more: nothing can be deleted");
+                }
+                self.gateway.file_not_reloaded(KEY_FILE);
+            }
         }
     }
 
     fn read_configuration(&mut self) {
         let (loaded, seen) = read_as_one(&self.file);
-        let faults = loaded.as_ref().err().map(|faults| faults.iter().map(ToString::to_string).collect());
+        let applied = loaded.map(|loaded| self.apply(loaded));
+        let faults = applied.as_ref().err().map(|faults| faults.iter().map(ToString::to_string).collect());
         let news = self.configuration.was_read(seen, faults.map(|faults: Vec<String>| faults.join("\n")));
-        match loaded {
-            Ok(loaded) => self.apply(loaded),
-            Err(_) if !news => {}
-            Err(faults) => {
-                for fault in &faults {
-                    tracing::error!(%fault, "the configuration was not reloaded; the old one stays");
-                }
-                self.gateway.not_reloaded(faults.into_iter().map(|fault| fault.key));
+        if let (Err(faults), true) = (applied, news) {
+            for fault in &faults {
+                tracing::error!(%fault, "the configuration was not reloaded; the old one stays");
             }
+            self.gateway.not_reloaded(faults.into_iter().map(|fault| fault.key));
         }
     }
 
-    fn apply(&mut self, loaded: Loaded) {
+    fn apply(&self, loaded: Loaded) {
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let keys = needing_a_restart(&self.effective, &loaded.effective);
         if !keys.is_empty() {
@@ -218,6 +219,34 @@ impl Reloading {
         self.operators.reload(&loaded.config.ops.operators);
         tracing::info!(%policy, "callers and rates were reloaded, and operators");
     }
+}
+
+impl Port {
+    fn read(&mut self, gateway: &Gateway) {
+        let seen = self.files.look();
+        let result = calmly(|| self.certificate.reload()).and_then(|result| result);
+        let news = self.files.was_read(seen, result.as_ref().err().cloned());
+        match result {
+            Ok(()) => {
+                gateway.file_reloaded(self.key);
+                tracing::info!("a certificate was read again");
+            }
+            Err(_) if !news => {}
+            Err(error) => {
+                tracing::error!(error, "a certificate was not reloaded; the old one stays");
+                gateway.file_not_reloaded(self.key);
+            }
+        }
+    }
+}
+
+/// Does it, and takes a panic for a fault: it ends neither the thread nor what comes behind it.
+fn calmly<T>(read: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| "makes the gateway panic".to_owned())
+}
+
+fn fault_of(file: &Path, what: String) -> Fault {
+    Fault { key: "the file".to_owned(), source: file.display().to_string(), what }
 }
 
 /// The keys outside of `callers`, `identity.issuers`, `limits.rates` and `ops.operators` whose value is another one than that in force.
@@ -236,12 +265,9 @@ fn needing_a_restart(old: &[[String; 3]], new: &[[String; 3]]) -> Vec<String> {
 /// Reads the configuration and its lists of groups as they were at one moment: they are the same after the reading as
 /// before it. What cannot be used may be half written, and is read again if it changes within a moment.
 pub(super) fn read_as_one(file: &Path) -> (Result<Loaded, Vec<Fault>>, Vec<Seen>) {
-    let fault =
-        |what: &str| Fault { key: "the file".to_owned(), source: file.display().to_string(), what: what.to_owned() };
     for _ in 0..TRIES {
-        let read = catch_unwind(AssertUnwindSafe(|| config::load_seen(file)));
-        let (loaded, seen) =
-            read.unwrap_or_else(|_| (Err(vec![fault("makes the gateway panic")]), vec![Seen::of(file)]));
+        let read = calmly(|| config::load_seen(file));
+        let (loaded, seen) = read.unwrap_or_else(|what| (Err(vec![fault_of(file, what)]), vec![Seen::of(file)]));
         if loaded.is_err() {
             std::thread::sleep(SETTLE);
         }
@@ -251,10 +277,8 @@ pub(super) fn read_as_one(file: &Path) -> (Result<Loaded, Vec<Fault>>, Vec<Seen>
         }
         std::thread::sleep(PAUSE);
     }
-    (
-        Err(vec![fault("keeps changing while it is read; write another file beside it and rename that")]),
-        vec![Seen::of(file)],
-    )
+    let what = "keeps changing while it is read; write another file beside it and rename that".to_owned();
+    (Err(vec![fault_of(file, what)]), vec![Seen::of(file)])
 }
 
 #[cfg(test)]
