@@ -258,7 +258,9 @@ impl Signals {
             tokio::select! {
                 () = &mut broken => return Exit::Restart,
                 _ = flush.tick() => gateway.flush_refusals(),
-                _ = self.hangup.recv() => drop(reload.send(())),
+                _ = self.hangup.recv() => if reload.send(()).is_err() {
+                    tracing::error!("the thread that reloads has ended: SIGHUP and changed files do nothing until a restart");
+                },
                 _ = self.terminate.recv() => return Exit::Done,
                 _ = self.interrupt.recv() => return Exit::Done,
             }

@@ -36,6 +36,7 @@ const POINTS: &[&str] = &[
     "outcome-after-commit",
     "outcome-after-sync",
     "answer",
+    "reload",
     "prune-begin",
     "prune-recorded",
     "prune-signed",

@@ -119,6 +119,28 @@ fn a_bad_file_leaves_the_old_policy_and_is_told_everywhere_until_a_good_one_come
     assert!(get(gateway.ops, "/metrics").body.contains("wasend_gateway_reloads_total{kind=\"refused\"}"));
 }
 
+#[test]
+fn a_panic_while_a_policy_is_taken_over_is_told_as_its_fault_and_the_next_one_is_taken_over() {
+    let provider = Provider::start();
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let environment = [(crate::crash::FAILPOINTS, "reload=panic@1")];
+    let text = watched(&provider, "sess1").replace(OFTEN, "[reload]\nwatch = false\n");
+    let gateway = Gateway::in_folder(folder, &text, &environment);
+    replace(&gateway.config(), &text.replace("sess1", "sess2"));
+    gateway.signal("HUP");
+    eventually("it is recorded", || gateway.of_kind("policy-refused").len() == 1);
+    assert_eq!(gateway.of_kind("policy-refused")[0]["faults"], serde_json::json!(["the file"]));
+    assert!(gateway.log().contains("makes the gateway panic"), "{}", gateway.log());
+    let reasons = serde_json::json!(["policy-not-reloaded"]);
+    let status = command(&["status", "--json"], &gateway.config());
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!((&readiness(&gateway)["reasons"], &status["serving"]["degraded"]), (&reasons, &reasons));
+    assert_eq!((self::status(&gateway, "sess1"), self::status(&gateway, "sess2")), (200, 403));
+    gateway.signal("HUP");
+    eventually("it is in force", || self::status(&gateway, "sess2") == 200);
+    assert_eq!(readiness(&gateway)["status"], "ready");
+}
+
 /// The policies that were refused, asked with another file than the one in place, which is bad.
 fn refused(gateway: &Gateway, good: &str) -> Vec<Value> {
     let file = gateway.folder.path().join("good.toml");

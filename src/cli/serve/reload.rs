@@ -8,6 +8,7 @@
 use crate::cli::{Exit, page};
 use crate::config::file::Seen;
 use crate::config::{self, Config, Fault, Loaded};
+use crate::failpoint;
 use crate::gateway::{Gateway, KEY_FILE};
 use crate::identity::Operators;
 use crate::server::Certificate;
@@ -144,7 +145,8 @@ impl Reloading {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            self.gateway.record_policies();
+            let gateway = &self.gateway;
+            let _ = calmly(|| gateway.record_policies());
         }
     }
 
@@ -198,7 +200,8 @@ impl Reloading {
 
     fn read_configuration(&mut self) {
         let (loaded, seen) = read_as_one(&self.file);
-        let applied = loaded.map(|loaded| self.apply(loaded));
+        let panicked = |what| vec![fault_of(&self.file, what)];
+        let applied = loaded.and_then(|loaded| calmly(|| self.apply(loaded)).map_err(panicked));
         let faults = applied.as_ref().err().map(|faults| faults.iter().map(ToString::to_string).collect());
         let news = self.configuration.was_read(seen, faults.map(|faults: Vec<String>| faults.join("\n")));
         if let (Err(faults), true) = (applied, news) {
@@ -210,6 +213,7 @@ impl Reloading {
     }
 
     fn apply(&self, loaded: Loaded) {
+        failpoint::hit("reload");
         loaded.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let keys = needing_a_restart(&self.effective, &loaded.effective);
         if !keys.is_empty() {
