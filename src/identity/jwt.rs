@@ -46,6 +46,20 @@ struct Issuer {
     callers: HashMap<Option<String>, Vec<Caller>>,
 }
 
+/// A token that is taken apart, and of which nothing is believed yet.
+struct Token<'a> {
+    header: Map<String, Value>,
+    claims: Map<String, Value>,
+    signed: &'a [u8],
+    signature: Vec<u8>,
+}
+
+impl Token<'_> {
+    fn alg(&self) -> Result<&str, Fault> {
+        algorithm(&self.header)
+    }
+}
+
 /// Everybody whose tokens are believed.
 pub(super) struct Issuers(Vec<Issuer>);
 
@@ -104,19 +118,21 @@ impl Issuer {
         }
     }
 
-    /// The one caller whose subject and claims these are.
-    fn caller(&self, claims: &Map<String, Value>) -> Result<&CallerName, Fault> {
+    /// The callers whose subject and claims these are.
+    fn callers(&self, claims: &Map<String, Value>) -> Result<impl Iterator<Item = &CallerName>, Fault> {
         let subject = claims.get("sub").map(|sub| sub.as_str().ok_or("the token's `sub` is no text")).transpose()?;
         let by_subject = subject.and_then(|subject| self.callers.get(&Some(subject.to_owned())));
         let has = |(name, value): (&String, &String)| claims.get(name).and_then(Value::as_str) == Some(value);
-        let mut fitting = by_subject
-            .into_iter()
-            .chain(self.callers.get(&None))
-            .flatten()
-            .filter(|caller| caller.claims.iter().all(has))
-            .map(|caller| &caller.name);
-        let caller = fitting.next().ok_or("the token is not that of a caller: no `jwt` fits its subject and claims")?;
-        if fitting.next().is_some() { Err("the token is that of several callers") } else { Ok(caller) }
+        let known = by_subject.into_iter().chain(self.callers.get(&None)).flatten();
+        Ok(known.filter(move |caller| caller.claims.iter().all(has)).map(|caller| &caller.name))
+    }
+
+    /// The key that has signed a token of its, in its time.
+    fn signed_by(&self, token: &Token, now: Timestamp) -> Result<&Key, Fault> {
+        self.in_time(&token.claims, now)?;
+        let key = self.key(&token.header, token.alg()?)?;
+        verify(&key.public, token.signed, &token.signature)?;
+        Ok(key)
     }
 }
 
@@ -154,12 +170,14 @@ fn algorithm(header: &Map<String, Value>) -> Result<&str, Fault> {
     }
 }
 
-fn has_audience(claims: &Map<String, Value>, audience: &str) -> bool {
-    claims.get("aud").is_some_and(|aud| match aud {
-        Value::String(one) => one == audience,
-        Value::Array(several) => several.iter().any(|one| one == audience),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => false,
-    })
+/// Whom the token is for: texts alone (RFC 7519 §4.1.3).
+fn audiences(claims: &Map<String, Value>) -> Result<Vec<&str>, Fault> {
+    let texts = match claims.get("aud") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(several)) => several.iter().map(Value::as_str).collect(),
+        Some(one) => one.as_str().map(|one| vec![one]),
+    };
+    texts.ok_or("the token's `aud` is neither a text nor a list of texts")
 }
 
 fn verify(key: &PublicKey, signed: &[u8], signature: &[u8]) -> Result<(), Fault> {
@@ -195,17 +213,38 @@ impl Issuers {
         };
         let signed = token.get(..header.len() + 1 + claims.len()).unwrap_or_default();
         let (header, signature) = (object(header)?, part(signature)?);
-        let alg = algorithm(&header)?;
-        let claims = object(claims)?;
+        algorithm(&header)?;
+        self.holder_of(&Token { header, claims: object(claims)?, signed, signature }, now)
+    }
+
+    /// Several issuers may sign as the same one, for different audiences. Each that the token fits is asked; the callers
+    /// of all of them count.
+    fn holder_of(&self, token: &Token, now: Timestamp) -> Result<Identified, Fault> {
+        let claims = &token.claims;
         let iss = claims.get("iss").and_then(Value::as_str).ok_or("the token has no issuer (`iss`)")?;
-        let mut issuers = self.0.iter().filter(|one| one.issuer == iss).peekable();
-        issuers.peek().ok_or("the token's issuer (`iss`) is not known")?;
-        let issuer = issuers.find(|one| has_audience(&claims, &one.audience));
-        let issuer = issuer.ok_or("the token is not for this gateway: `aud` names another audience")?;
-        issuer.in_time(&claims, now)?;
-        let key = issuer.key(&header, alg)?;
-        verify(&key.public, signed, &signature)?;
-        Ok(Identified { caller: issuer.caller(&claims)?.clone(), credential: key.credential.clone() })
+        let audiences = audiences(claims)?;
+        let mut named = self.0.iter().filter(|one| one.issuer == iss).peekable();
+        named.peek().ok_or("the token's issuer (`iss`) is not known")?;
+        let mut meant = named.filter(|one| audiences.contains(&&*one.audience)).peekable();
+        meant.peek().ok_or("the token is not for this gateway: `aud` names another audience")?;
+        let (mut holders, mut wrong, mut is_signed) = (Vec::new(), None, false);
+        for issuer in meant {
+            match issuer.signed_by(token, now) {
+                Ok(key) => {
+                    is_signed = true;
+                    let holder = |caller: &CallerName| (caller.clone(), key.credential.clone());
+                    holders.extend(issuer.callers(claims)?.map(holder));
+                }
+                Err(fault) => wrong = wrong.or(Some(fault)),
+            }
+        }
+        let nobody = "the token is not that of a caller: no `jwt` fits its subject and claims";
+        let mut holders = holders.into_iter();
+        match (holders.next(), holders.next()) {
+            (Some((caller, credential)), None) => Ok(Identified { caller, credential }),
+            (Some(_), Some(_)) => Err("the token is that of several callers"),
+            (None, _) => Err(wrong.filter(|_| !is_signed).unwrap_or(nobody)),
+        }
     }
 }
 

@@ -171,8 +171,11 @@ fn each_claim_that_must_not_pass_is_refused_for_its_own_reason_though_the_signat
         (aud, "\"aud\":\"other\"".into(), "another audience"),
         (aud, "\"aud\":[]".into(), "another audience"),
         (aud, "\"aud\":\"wasend-gateway2\"".into(), "another audience"),
-        (aud, "\"aud\":[[\"wasend-gateway\"]]".into(), "another audience"),
-        (aud, "\"aud\":{\"wasend-gateway\":1}".into(), "another audience"),
+        (aud, "\"aud\":[[\"wasend-gateway\"]]".into(), "neither a text"),
+        (aud, "\"aud\":[1,\"wasend-gateway\"]".into(), "neither a text"),
+        (aud, "\"aud\":[\"wasend-gateway\",null]".into(), "neither a text"),
+        (aud, "\"aud\":{\"wasend-gateway\":1}".into(), "neither a text"),
+        (aud, "\"aud\":null".into(), "neither a text"),
         (aud, "\"x\":1".into(), "another audience"),
         (iss, "\"iss\":\"https://cluster.example/\"".into(), "is not known"),
         (iss, "\"iss\":[\"https://cluster.example\"]".into(), "no issuer"),
@@ -272,6 +275,32 @@ fn one_issuer_with_two_audiences_is_two() {
     };
     assert_eq!(who("\"wasend-gateway\"").as_deref(), Ok("moderation"));
     assert_eq!(who("\"second\"").as_deref(), Ok("other"));
+}
+
+#[test]
+fn a_token_for_two_audiences_is_that_of_whose_key_signed_it_and_of_nobody_where_that_are_two() {
+    let (keys, others) = (Keys::new(), Keys::new());
+    let mut other = caller("other", Some(SUBJECT), &[]);
+    other.jwt.as_mut().unwrap().issuer = name("second");
+    let callers = [caller("moderation", Some(SUBJECT), &[]), other];
+    let second = |keys: &Keys| config::Issuer { name: name("second"), audience: "second".into(), ..keys.issuer() };
+    let both = claims(r#"["other","wasend-gateway"]"#, r#"["second","wasend-gateway"]"#);
+    let now = Timestamp::from_micros(NOW_S * 1_000_000);
+    let who = |issuers: [config::Issuer; 2], callers: &[config::Caller], token: &str| {
+        let known = Issuers::new(&issuers, callers).holder(token.as_bytes(), now);
+        known.map(|who| format!("{}/{}", who.caller, who.credential))
+    };
+    for token in [keys.sign(HEADER, &both), others.sign(HEADER, &both)] {
+        let is_first = token == keys.sign(HEADER, &both);
+        let signer = if is_first { "moderation/cluster-ed" } else { "other/second-ed" };
+        assert_eq!(who([keys.issuer(), second(&others)], &callers, &token).as_deref(), Ok(signer));
+        assert_eq!(who([second(&others), keys.issuer()], &callers, &token).as_deref(), Ok(signer));
+    }
+    let token = keys.sign(HEADER, &both);
+    assert!(who([keys.issuer(), second(&keys)], &callers, &token).unwrap_err().contains("several callers"));
+    assert_eq!(who([keys.issuer(), second(&keys)], &callers[1..], &token).as_deref(), Ok("other/second-ed"));
+    let stranger = Keys::new().sign(HEADER, &both);
+    assert!(who([keys.issuer(), second(&others)], &callers, &stranger).unwrap_err().contains("signature"));
 }
 
 /// RFC 7515 §A.2 and §A.3, RFC 8037 §A.4.
