@@ -2,7 +2,7 @@
 
 use crate::clock::{Timestamp, parse_span};
 use crate::id::{CallerName, SessionId};
-use crate::plain::is_invisible;
+use crate::plain::{is_invisible, is_variation};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -50,16 +50,17 @@ impl fmt::Display for Covers {
 /// The longest reason, in characters.
 const REASON_AT_MOST: usize = 300;
 
-/// Reads an operator's reason, which callers and entries will show.
+/// Reads an operator's reason, which callers and entries will show. What only chooses the look of an emoji is left out:
+/// no brake fails over that.
 ///
 /// # Errors
 /// In words, when it is empty, longer than 300 characters, or holds what cannot be seen.
 pub fn reason(text: &str) -> Result<String, String> {
-    let text = text.trim();
+    let text: String = text.trim().chars().filter(|c| !is_variation(*c)).collect();
     if text.is_empty() || text.chars().count() > REASON_AT_MOST || text.contains(is_invisible) {
         return Err(format!("a reason is 1 to {REASON_AT_MOST} visible characters on one line"));
     }
-    Ok(text.to_owned())
+    Ok(text)
 }
 
 /// The longest time for a freeze that ends by itself.
@@ -244,7 +245,8 @@ mod tests {
     #[test]
     fn a_reason_can_be_read_by_whom_it_is_shown_to() {
         assert_eq!(reason(" stop it ").as_deref(), Ok("stop it"));
-        for bad in ["", "  ", "a\nb", "a\u{202e}b", &"x".repeat(301)] {
+        assert_eq!(reason("\u{26a0}\u{fe0f} stop").as_deref(), Ok("\u{26a0} stop"));
+        for bad in ["", "  ", "\u{fe0f}", "a\nb", "a\u{202e}b", "a\u{3164}b", "a\u{e0041}b", &"x".repeat(301)] {
             assert!(reason(bad).is_err(), "{bad:?}");
         }
     }
