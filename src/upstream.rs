@@ -5,6 +5,7 @@
 
 mod answer;
 mod backoff;
+mod key;
 mod picture;
 mod resolver;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
 use backoff::Backoff;
+use key::Key;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Response};
 use std::path::{Path, PathBuf};
@@ -281,7 +283,7 @@ impl Upstream {
         if left < self.connect_timeout + LEAST_TO_ANSWER {
             return Err(Failed::TooLateToSend);
         }
-        let key = answer::Key::of(&prepared.0);
+        let key = Key::of(&prepared.0);
         let exchange = async {
             failpoint::hit("send");
             #[cfg(test)]

@@ -53,6 +53,8 @@ mod moving_again;
 mod mutated;
 #[path = "gateway/mutual.rs"]
 mod mutual;
+#[path = "gateway/odd_answers.rs"]
+mod odd_answers;
 #[path = "gateway/old.rs"]
 mod old;
 #[path = "gateway/operators.rs"]

@@ -1,5 +1,5 @@
-//! JSON as tokens and key sets have it: a member that is there twice is a fault, since two readers could take different
-//! ones (RFC 8259 §4, RFC 7515 §4).
+//! JSON as tokens, key sets and the provider's answers have it: a member that is there twice is a fault, since two
+//! readers could take different ones (RFC 8259 §4, RFC 7515 §4).
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};

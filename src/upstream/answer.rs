@@ -1,15 +1,15 @@
 //! What the provider's answer means. Only what it documents counts as a yes.
 
+use super::key::Key;
 use crate::clock::Timestamp;
-use crate::config::Confirm;
+use crate::config::{Confirm, json};
 use crate::error::Failed;
 #[cfg(test)]
 use crate::failpoint::planted::{self, Fault};
-use crate::plain::is_invisible;
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, HeaderValue, RETRY_AFTER};
-use reqwest::{Request, Response};
-use serde_json::Value;
+use reqwest::Response;
+use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
+use serde_json::{Map, Value};
 use std::error::Error;
 
 /// More than this is not read.
@@ -18,35 +18,6 @@ const MESSAGE_AT_MOST: usize = 300;
 const RETRY_AT_MOST_S: u64 = 3600;
 /// Stands for a yes whose own words cannot be relayed.
 const OURS: &[u8] = b"{\"success\":true}";
-/// What is shorter is no secret, and stands in every other word.
-const KEY_AT_LEAST: usize = 8;
-
-/// The provider's key, to be looked for in its answers.
-pub(super) struct Key(HeaderValue);
-
-impl Key {
-    /// The one that a request is sent with.
-    pub(super) fn of(request: &Request) -> Self {
-        Self(request.headers().get(AUTHORIZATION).cloned().unwrap_or(HeaderValue::from_static("")))
-    }
-
-    fn text(&self) -> Option<&str> {
-        let key = std::str::from_utf8(self.0.as_bytes()).ok()?.strip_prefix("Bearer ")?;
-        (key.len() >= KEY_AT_LEAST).then_some(key)
-    }
-
-    /// Whether a text of the answer holds it, however the JSON spells that.
-    fn is_in(&self, json: &Value) -> bool {
-        let holds = |text: &str| self.text().is_some_and(|key| text.contains(key));
-        match json {
-            Value::String(text) => holds(text),
-            Value::Array(values) => values.iter().any(|value| self.is_in(value)),
-            Value::Object(fields) => fields.iter().any(|(name, value)| holds(name) || self.is_in(value)),
-            Value::Null | Value::Bool(_) => false,
-            Value::Number(number) => holds(&number.to_string()),
-        }
-    }
-}
 
 /// The provider's yes, with its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +51,7 @@ pub(super) fn lost(error: &(dyn Error + 'static)) -> Failed {
     Failed::OutcomeUnknown("the connection to the provider was lost before its answer was whole")
 }
 
-/// Judges an answer. Nothing that is relayed of it holds `key`, with which it was asked: some servers repeat what they
-/// refuse.
+/// Judges an answer. Nothing that is relayed of it holds `key`, with which it was asked.
 pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Result<Confirmed, Failed> {
     let status = response.status().as_u16();
     let retry_after_s = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(retry_after);
@@ -91,18 +61,17 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
         return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
     }
     let body = body(response).await?;
-    let json = || -> Option<Value> { if encoded { None } else { serde_json::from_slice(&body).ok() } };
     match status {
         200 if !encoded && says_success(&body) => Ok(Confirmed { status, body: relayed(body, key) }),
         200..=299 if confirm == Confirm::Any2xx => {
-            let body = if json().is_none() { Bytes::from_static(OURS) } else { relayed(body, key) };
+            let body = if encoded { Bytes::from_static(OURS) } else { relayed(body, key) };
             Ok(Confirmed { status, body })
         }
         200 => Err(Failed::UpstreamNotConfirmed("the provider answered 200 without `success: true`")),
         201..=299 => Err(Failed::UpstreamNotConfirmed("the provider answered with a 2xx that it does not document")),
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
             status,
-            message: json().as_ref().and_then(|json| message(json, key)),
+            message: if encoded { None } else { json::object(&body).ok().and_then(|json| message(&json, key)) },
             retry_after_s: retry_after_s.filter(|_| status == 429),
         }),
         401 => Err(Failed::UpstreamCredentialsRefused),
@@ -134,23 +103,16 @@ fn says_success(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<Yes>(body).is_ok_and(|yes| yes.success)
 }
 
-/// A body that says yes, unless it holds the key; ours then.
+/// A body that says yes, if every reader reads the same in it and none reads the key; else ours.
 fn relayed(body: Bytes, key: &Key) -> Bytes {
-    // Each name counts, also one that stands twice; parsing keeps the last alone.
-    let raw = key.text().is_some_and(|key| body.windows(key.len()).any(|window| window == key.as_bytes()));
-    let held = raw || serde_json::from_slice(&body).is_ok_and(|json| key.is_in(&json));
-    if held { Bytes::from_static(OURS) } else { body }
+    if json::object(&body).is_ok() && !key.is_in(&body) { body } else { Bytes::from_static(OURS) }
 }
 
 /// The provider's words, as plain text, without the key.
-fn message(json: &Value, key: &Key) -> Option<String> {
+fn message(json: &Map<String, Value>, key: &Key) -> Option<String> {
     let text = json.get("message").or_else(|| json.get("error"))?.as_str()?;
-    let mut plain: String = text.chars().filter(|c| !is_invisible(*c)).collect();
-    // Before it is cut: half a key is too much as well.
-    if let Some(key) = key.text() {
-        plain = plain.replace(key, "***");
-    }
-    let plain: String = plain.chars().take(MESSAGE_AT_MOST).collect();
+    // Masked before it is cut: half a key is too much as well.
+    let plain: String = key.masked(text).chars().take(MESSAGE_AT_MOST).collect();
     (!plain.is_empty()).then_some(plain)
 }
 
@@ -168,6 +130,7 @@ pub fn retry_after(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::key::tests::key;
     use super::*;
 
     #[test]
@@ -200,37 +163,41 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_message_is_bounded_plain_text() {
-        let json = serde_json::json!({"message": format!("a\u{1b}\n\u{202e}{}", "x".repeat(1000))});
-        let text = message(&json, &key("canary-key")).unwrap();
-        assert_eq!((text.len(), text.starts_with("axx")), (300, true));
-        assert_eq!(message(&serde_json::json!({"message": {"a": 1}}), &key("canary-key")), None);
+    fn message(text: impl Into<Value>) -> Option<String> {
+        let json = Map::from_iter([("message".to_owned(), text.into())]);
+        super::message(&json, &key("canary-key"))
     }
 
-    fn key(text: &str) -> Key {
-        Key(HeaderValue::from_str(&format!("Bearer {text}")).unwrap())
+    #[test]
+    fn a_message_is_bounded_plain_text() {
+        let text = message(format!("a\u{1b}\n\u{202e}{}", "x".repeat(1000))).unwrap();
+        assert_eq!((text.len(), text.starts_with("axx")), (300, true));
+        assert_eq!(message(serde_json::json!({"a": 1})), None);
     }
 
     #[test]
     fn words_that_repeat_the_key_are_relayed_without_it() {
-        let said = |text: &str| message(&serde_json::json!({ "message": text }), &key("canary-key")).unwrap();
-        assert_eq!(said("no canary-key, no canary-\u{200b}key"), "no ***, no ***");
-        let cut = said(&format!("{}canary-key", "x".repeat(295)));
+        assert_eq!(message("no canary-key").as_deref(), Some("no ***"));
+        let cut = message(format!("{}canary-key", "x".repeat(295))).unwrap();
         assert_eq!((cut.len(), cut.ends_with("x***")), (298, true));
-        assert_eq!(message(&serde_json::json!({"message": "a b"}), &key("a")).as_deref(), Some("a b"));
     }
 
     #[test]
-    fn a_yes_that_repeats_the_key_is_relayed_in_our_words() {
-        let relayed = |body: &'static str| relayed(Bytes::from_static(body.as_bytes()), &key("canary-key"));
-        let harmless = r#"{"success": true, "key": "canary-kex"}"#;
-        assert_eq!(relayed(harmless), harmless);
+    fn a_yes_that_repeats_the_key_or_could_be_read_in_two_ways_is_relayed_in_our_words() {
+        let relayed = |body: &str| relayed(Bytes::from(body.to_owned()), &key("canary-key"));
+        for harmless in [r#"{"success": true, "key": "canary-kex"}"#, r#"{"success": true, "a": ["\u006f", 1e9]}"#] {
+            assert_eq!(relayed(harmless), harmless);
+        }
         for body in [
             r#"{"success": true, "key": "canary-key"}"#,
             r#"{"success": true, "key": "\u0063anary-key", "a": 1}"#,
             r#"{"success": true, "key": "canary-key", "key": "last"}"#,
             r#"{"success": true, "a": [{"Bearer \u0063anary-key": null}]}"#,
+            r#"{"success": true, "a": 1e999}"#,
+            r#"{"success": true, "a": "\ud800"}"#,
+            r#"{"success": true, "a": [{"b": 1, "b": 1}]}"#,
+            &format!(r#"{{"success": true, "a": {}{}}}"#, "[".repeat(200), "]".repeat(200)),
+            "[true]",
         ] {
             assert_eq!(relayed(body), OURS, "{body}");
         }

@@ -1,0 +1,70 @@
+//! Answers of the provider that are odd in one thing: what a caller hears of them, and what is remembered.
+
+use crate::provider::{Provider, Reply};
+use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration};
+use crate::wire::{Response, delete_with};
+
+const OURS: &str = "{\"success\":true}";
+
+fn whole(status: u16, fields: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 {status} X\r\n{fields}content-length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn keyed(gateway: &Gateway, key: &str) -> Response {
+    delete_with(gateway.listen, TARGET, &format!("Authorization: Bearer {TOKEN}\r\nIdempotency-Key: {key}\r\n"))
+}
+
+/// A gateway with these lines in its section about the provider.
+fn gateway(provider: &Provider, lines: &str) -> Gateway {
+    Gateway::with(&configuration(&provider.url(), &[("upstream", lines)], &caller("moderation", TOKEN, "")))
+}
+
+/// The files of the ledger, as they are.
+fn ledger(gateway: &Gateway) -> Vec<u8> {
+    let files = std::fs::read_dir(gateway.folder.path().join("ledger")).unwrap();
+    files.flat_map(|file| std::fs::read(file.unwrap().path()).unwrap_or_default()).collect()
+}
+
+#[test]
+fn however_an_answer_spells_the_key_neither_the_caller_nor_the_ledger_gets_it() {
+    let (first, tail) = KEY.split_at(1);
+    let spelt = format!("\\u{:04x}{tail}", first.as_bytes()[0]);
+    let nested = |levels: usize| format!("{}\"{spelt}\"{}", "[".repeat(levels), "]".repeat(levels));
+    let yes = [
+        format!("{{\"success\":true,\"n\":1e999,\"k\":\"{spelt}\"}}"),
+        format!("{{\"success\":true,\"n\":\"\\ud800\",\"k\":\"{spelt}\"}}"),
+        format!("{{\"success\":true,\"n\":{}}}", nested(200)),
+        format!("{{\"success\":true,\"n\":{}}}", nested(9)),
+        format!("{{\"success\":true,\"k\":\"{spelt}\",\"k\":\"last\"}}"),
+        format!("{{\"success\":true,\"n\":{{\"k\":\"{spelt}\",\"k\":\"last\"}}}}"),
+        format!("{{\"success\":true,\"{spelt}\":0}}"),
+    ];
+    let no = [
+        format!("{{\"message\":\"{spelt}\"}}"),
+        format!("{{\"error\":\"{spelt}\"}}"),
+        format!("{{\"mess\\u0061ge\":\"no \\\"{spelt}\\\"\"}}"),
+        format!("{{\"message\":\"{spelt}\",\"message\":\"{spelt} again\"}}"),
+        format!("{{\"message\":{{\"message\":\"{spelt}\"}},\"error\":\"{spelt}\"}}"),
+        format!("{{\"message\":\"{first}\\u200b\\ufe0f{tail} {first}\\udb40\\udc01{tail}\"}}"),
+    ];
+    let provider = Provider::start();
+    for confirm in ["documented", "any-2xx"] {
+        let gateway = gateway(&provider, &format!("confirm = \"{confirm}\"\n"));
+        let statuses: &[u16] = if confirm == "any-2xx" { &[200, 202] } else { &[200] };
+        let yes = statuses.iter().flat_map(|status| yes.iter().map(|body| (*status, body)));
+        let no = [400, 404].into_iter().flat_map(|status| no.iter().map(move |body| (status, body)));
+        for (number, (status, body)) in yes.chain(no).enumerate() {
+            provider.next(Reply::Raw(whole(status, "", body.as_bytes())));
+            let answer = keyed(&gateway, &number.to_string());
+            let replay = keyed(&gateway, &number.to_string());
+            assert_eq!((answer.status, &answer.body), (replay.status, &replay.body), "{body}");
+            assert!(!answer.body.contains(tail), "{body}: {}", answer.body);
+            match status {
+                200 | 202 => assert_eq!((answer.status, answer.body.as_str()), (200, OURS), "{body}"),
+                _ => assert_eq!((answer.status, answer.code()), (status, "upstream-refused".into()), "{body}"),
+            }
+        }
+        assert!(!ledger(&gateway).windows(tail.len()).any(|window| window == tail.as_bytes()), "{confirm}");
+    }
+}
