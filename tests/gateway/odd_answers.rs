@@ -2,7 +2,7 @@
 
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration};
-use crate::wire::{Response, delete_with};
+use crate::wire::{Response, delete, delete_with};
 
 const OURS: &str = "{\"success\":true}";
 
@@ -66,5 +66,30 @@ fn however_an_answer_spells_the_key_neither_the_caller_nor_the_ledger_gets_it() 
             }
         }
         assert!(!ledger(&gateway).windows(tail.len()).any(|window| window == tail.as_bytes()), "{confirm}");
+    }
+}
+
+#[test]
+fn a_yes_in_odd_json_is_one_in_our_words_and_what_is_no_text_is_none() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    for (body, status, said) in [
+        (&b"{\"success\":true,\"n\":\"\\ud83d\\ude00\"}"[..], 200, Some("{\"success\":true,\"n\":\"\\ud83d\\ude00\"}")),
+        (b"{\"success\":true,\"n\":1e999}", 200, Some(OURS)),
+        (b"{\"success\":true,\"n\":1,\"n\":2}", 200, Some(OURS)),
+        (b"{\"success\":true,\"n\":\"\xff\xfe\"}", 502, None),
+        (b"{\"success\":true,\"\xc3\":0}", 502, None),
+    ] {
+        provider.next(Reply::Raw(whole(200, "", body)));
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        let shown = String::from_utf8_lossy(body);
+        assert_eq!(answer.status, status, "{shown}: {answer:?}");
+        match said {
+            Some(said) => assert_eq!(answer.body, said),
+            None => {
+                assert_eq!((answer.code().as_str(), answer.sent().as_str()), ("upstream-not-confirmed", "unknown"));
+                assert_eq!(gateway.of_kind("outcome").pop().unwrap()["outcome"], "unknown", "{shown}");
+            }
+        }
     }
 }

@@ -131,6 +131,10 @@ fn unreadable() -> Vec<Row> {
         texts.into_iter().map(|(name, text)| (name.to_owned(), vec![say(&text), Step::Close])).collect();
     let begun = |fields: &str| say(&format!("HTTP/1.1 200 OK\r\n{fields}"));
     plays.extend([
+        (
+            "a body that is not UTF-8".to_owned(),
+            vec![begun("content-length: 25\r\n\r\n"), Step::Say(b"{\"success\":true,\"x\":\"\xff\xfe\"}".to_vec())],
+        ),
         ("fields without an end".to_owned(), vec![begun(""), endless("x: y\r\n")]),
         ("a field without an end".to_owned(), vec![begun("x: "), endless("y")]),
         ("a reason without an end".to_owned(), vec![say("HTTP/1.1 200 "), endless("y")]),
