@@ -8,7 +8,7 @@ use crate::error::Failed;
 use crate::failpoint::planted::{self, Fault};
 use bytes::Bytes;
 use reqwest::Response;
-use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 use serde_json::{Map, Value};
 use std::error::Error;
 
@@ -55,8 +55,7 @@ pub(super) fn lost(error: &(dyn Error + 'static)) -> Failed {
 pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Result<Confirmed, Failed> {
     let status = response.status().as_u16();
     let retry_after_s = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(retry_after);
-    let encoded =
-        response.headers().get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
+    let encoded = is_encoded(response.headers());
     if !matches!(status, 200..=299 | 400..=599) {
         return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
     }
@@ -78,6 +77,11 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
         500..=599 => Err(Failed::UpstreamFailed { status }),
         _ => Err(Failed::UpstreamNotConfirmed("the provider answered with a status that it does not document")),
     }
+}
+
+/// Whether a body is compressed, by any of the fields that may say so.
+pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(CONTENT_ENCODING).iter().any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 pub(super) async fn body(mut response: Response) -> Result<Bytes, Failed> {

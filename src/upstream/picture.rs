@@ -6,7 +6,7 @@
 use super::{Unprepared, Upstream, answer};
 use crate::error::Failed;
 use crate::id::Target;
-use reqwest::header::{CONTENT_ENCODING, RETRY_AFTER};
+use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use std::time::Duration;
@@ -58,12 +58,11 @@ fn unclear(why: &'static str) -> Picture {
 async fn judge(response: reqwest::Response) -> Picture {
     let (status, headers) = (response.status(), response.headers());
     let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(answer::retry_after);
-    let encoded = headers.get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"));
     let why = match status {
         // The documentation gives this status to a session, a group and a picture that are not there, and does not
         // tell them apart. In each case the provider shows no picture, and `absent` claims no more than that.
         StatusCode::NOT_FOUND => return Picture::Absent,
-        StatusCode::OK if encoded => "the provider's answer is compressed",
+        StatusCode::OK if answer::is_encoded(headers) => "the provider's answer is compressed",
         StatusCode::OK => match answer::body(response).await {
             Ok(body) => return read(&body),
             Err(_) => "the provider's answer broke off or is too large",

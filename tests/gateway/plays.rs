@@ -83,6 +83,7 @@ fn unconfirmed(elsewhere: &str) -> Vec<Row> {
     for encoding in ["gzip", "x-gzip", "deflate", "br", "zstd", "gzip, identity", "aws-chunked"] {
         plays.push(status(200, &format!("content-encoding: {encoding}\r\n")));
     }
+    plays.push(status(200, "content-encoding: identity\r\ncontent-encoding: gzip\r\n"));
     for body in [
         "",
         "true",
