@@ -4,6 +4,7 @@
 //! query that no deletion has, and the client follows no redirect: nothing that is built here can become a DELETE.
 
 use super::{Unprepared, Upstream, answer};
+use crate::config::json;
 use crate::error::Failed;
 use crate::id::Target;
 use reqwest::header::RETRY_AFTER;
@@ -76,9 +77,9 @@ async fn judge(response: reqwest::Response) -> Picture {
 }
 
 /// Reads both documented forms: `{"success":true,"picture":{"url","type","size"}}` and the SDK's `{"url","format",…}`.
-/// What they share says that there is a picture.
+/// What they share says that there is a picture. A member that is there twice says neither.
 fn read(body: &[u8]) -> Picture {
-    let Ok(Value::Object(answer)) = serde_json::from_slice::<Value>(body) else {
+    let Ok(answer) = json::object(body) else {
         return unclear("the provider's answer is not the JSON that it documents");
     };
     if answer.get("success") != Some(&Value::Bool(true)) {
@@ -128,6 +129,10 @@ mod tests {
             r#"{"success":true,"picture":{"url":""}}"#,
             r#"{"success":true,"picture":{"url":null}}"#,
             r#"{"success":true,"picture":"https://x.invalid/a.jpg"}"#,
+            r#"{"success":false,"success":true,"picture":null}"#,
+            r#"{"success":true,"picture":{"url":"https://x.invalid/a.jpg"},"picture":null}"#,
+            r#"{"success":true,"picture":null,"picture":{"url":"https://x.invalid/a.jpg"}}"#,
+            r#"{"success":true,"picture":{"url":"https://x.invalid/a.jpg","url":"https://x.invalid/b.jpg"}}"#,
             r#"{"success":true,"data":{"url":"https://x.invalid/a.jpg"}}"#,
         ] {
             assert!(matches!(read(body.as_bytes()), Picture::Unclear { .. }), "{body}");
