@@ -27,7 +27,7 @@ use arc_swap::ArcSwapOption;
 use backoff::Backoff;
 use key::Key;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, StatusCode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -295,6 +295,7 @@ impl Upstream {
                 (response, _) => response,
             };
             let response = response?;
+            self.heed(&response);
             failpoint::hit("answer-begun");
             answer::judge(response, self.confirm, &key).await
         };
@@ -303,22 +304,22 @@ impl Upstream {
         match &result {
             Err(Failed::UpstreamUnreachable) => self.unreachable.store(true, Ordering::Relaxed),
             Err(Failed::TooLateToSend | Failed::Frozen(_)) => {}
-            Err(Failed::UpstreamCredentialsRefused) => {
-                self.key_refused.store(true, Ordering::Relaxed);
-                self.unreachable.store(false, Ordering::Relaxed);
-            }
             Ok(_) => {
                 self.key_refused.store(false, Ordering::Relaxed);
                 self.unreachable.store(false, Ordering::Relaxed);
             }
-            Err(failed) => {
-                if let Failed::UpstreamRefused { status: 429, retry_after_s, .. } = failed {
-                    self.backoff.begin(moment(), *retry_after_s);
-                }
-                self.unreachable.store(false, Ordering::Relaxed);
-            }
+            Err(_) => self.unreachable.store(false, Ordering::Relaxed),
         }
         result
+    }
+
+    /// What the head of an answer says holds for those that come after, whatever becomes of its body.
+    fn heed(&self, response: &Response) {
+        match response.status() {
+            StatusCode::TOO_MANY_REQUESTS => self.backoff.begin(moment(), answer::wait_s(response.headers())),
+            StatusCode::UNAUTHORIZED => self.key_refused.store(true, Ordering::Relaxed),
+            _ => {}
+        }
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn lost(error: &(dyn Error + 'static)) -> Failed {
 /// Judges an answer. Nothing that is relayed of it holds `key`, with which it was asked.
 pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Result<Confirmed, Failed> {
     let status = response.status().as_u16();
-    let retry_after_s = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()).and_then(retry_after);
+    let wait_s = wait_s(response.headers());
     let encoded = is_encoded(response.headers());
     if !matches!(status, 200..=299 | 400..=599) {
         return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
@@ -71,7 +71,7 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
             status,
             message: if encoded { None } else { json::object(&body).ok().and_then(|json| message(&json, key)) },
-            retry_after_s: retry_after_s.filter(|_| status == 429),
+            retry_after_s: wait_s.filter(|_| status == 429),
         }),
         401 => Err(Failed::UpstreamCredentialsRefused),
         500..=599 => Err(Failed::UpstreamFailed { status }),
@@ -120,6 +120,11 @@ fn message(json: &Map<String, Value>, key: &Key) -> Option<String> {
     // Masked before it is cut: half a key is too much as well.
     let plain: String = key.masked(text).chars().take(MESSAGE_AT_MOST).collect();
     (!plain.is_empty()).then_some(plain)
+}
+
+/// For how long an answer asks to be left alone, in seconds; the longest, where it says so more than once.
+pub(super) fn wait_s(headers: &HeaderMap) -> Option<u64> {
+    headers.get_all(RETRY_AFTER).iter().filter_map(|value| retry_after(value.to_str().ok()?)).max()
 }
 
 /// `Retry-After` in both forms (RFC 9110 §10.2.3) as seconds from now, 1 to 3,600; `None`: it is in neither.

@@ -7,7 +7,6 @@ use super::{Unprepared, Upstream, answer};
 use crate::config::json;
 use crate::error::Failed;
 use crate::id::Target;
-use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use std::time::Duration;
@@ -58,7 +57,7 @@ fn unclear(why: &'static str) -> Picture {
 
 async fn judge(response: reqwest::Response) -> Picture {
     let (status, headers) = (response.status(), response.headers());
-    let retry_after = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(answer::retry_after);
+    let retry_after = answer::wait_s(headers);
     let why = match status {
         // The documentation gives this status to a session, a group and a picture that are not there, and does not
         // tell them apart. In each case the provider shows no picture, and `absent` claims no more than that.

@@ -2,7 +2,7 @@
 
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration};
-use crate::wire::{Response, delete, delete_with};
+use crate::wire::{Response, delete, delete_with, get};
 
 const OURS: &str = "{\"success\":true}";
 
@@ -91,5 +91,47 @@ fn a_yes_in_odd_json_is_one_in_our_words_and_what_is_no_text_is_none() {
                 assert_eq!(gateway.of_kind("outcome").pop().unwrap()["outcome"], "unknown", "{shown}");
             }
         }
+    }
+}
+
+/// Answers of a status whose head is whole and whose body cannot be read.
+fn spoilt(status: u16, fields: &str) -> [(&'static str, Reply); 4] {
+    let large = vec![b'x'; 70_000];
+    let cut = |text: &str| Reply::RawThenClose(format!("HTTP/1.1 {status} X\r\n{fields}{text}").into_bytes());
+    [
+        ("too large", Reply::Raw(whole(status, fields, &large))),
+        ("cut off", cut("content-length: 9\r\n\r\n{")),
+        ("in a broken chunk", cut("transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n")),
+        ("not there", cut("content-length: 9\r\n\r\n")),
+    ]
+}
+
+#[test]
+fn a_provider_that_asks_to_wait_is_left_alone_whatever_becomes_of_the_body() {
+    for (what, reply) in spoilt(429, "retry-after: 30\r\n") {
+        let provider = Provider::start();
+        let gateway = Gateway::start(&provider.url());
+        provider.next(reply);
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        assert_eq!(answer.sent(), "unknown", "{what}");
+        let held_back = delete(gateway.listen, TARGET, TOKEN);
+        assert_eq!((held_back.status, held_back.code()), (429, "upstream-backoff".into()), "{what}");
+        let after: u64 = held_back.header("retry-after").unwrap().parse().unwrap();
+        assert!((20..=40).contains(&after), "{what}: {after}");
+        assert!(get(gateway.ops, "/readyz").body.contains("upstream-backoff"), "{what}");
+        assert_eq!(provider.heads().len(), 1, "{what}");
+    }
+}
+
+#[test]
+fn a_refused_key_degrades_readiness_whatever_becomes_of_the_body() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    for (what, reply) in spoilt(401, "") {
+        provider.next(reply);
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).sent(), "unknown", "{what}");
+        assert!(get(gateway.ops, "/readyz").body.contains("upstream-credentials-refused"), "{what}");
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200, "{what}");
+        assert_eq!(get(gateway.ops, "/readyz").json()["status"], "ready", "{what}");
     }
 }
