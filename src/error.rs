@@ -119,7 +119,7 @@ pub enum Failed {
         status: u16,
         /// The provider's message: bounded, plain text.
         message: Option<String>,
-        /// Its `Retry-After`, in seconds, clamped.
+        /// For how many seconds a 429 asks to be left alone: clamped, and 1 where it does not say.
         retry_after_s: Option<u64>,
     },
     /// The provider does not accept our key.

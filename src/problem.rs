@@ -293,7 +293,7 @@ impl From<&Failed> for Problem {
             }
             Failed::UpstreamRefused { status, message, retry_after_s } => Self {
                 sent: Sent::Yes,
-                retry: retry_after_s.map_or(Retry::Unsaid, Retry::After),
+                retry: retry_after_s.map_or(Retry::Unsaid, Retry::Around),
                 ..Self::refused(
                     StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY),
                     "upstream-refused",

@@ -24,7 +24,7 @@ use crate::failpoint::planted::{self, Fault};
 use crate::id::Target;
 use crate::secret::Secret;
 use arc_swap::ArcSwapOption;
-use backoff::Backoff;
+use backoff::{Backoff, UNSAID_S};
 use key::Key;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
@@ -316,7 +316,9 @@ impl Upstream {
     /// What the head of an answer says holds for those that come after, whatever becomes of its body.
     fn heed(&self, response: &Response) {
         match response.status() {
-            StatusCode::TOO_MANY_REQUESTS => self.backoff.begin(moment(), answer::wait_s(response.headers())),
+            StatusCode::TOO_MANY_REQUESTS => {
+                self.backoff.begin(moment(), answer::wait_s(response.headers()).unwrap_or(UNSAID_S));
+            }
             StatusCode::UNAUTHORIZED => self.key_refused.store(true, Ordering::Relaxed),
             _ => {}
         }

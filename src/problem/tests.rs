@@ -65,3 +65,20 @@ fn no_failure_looks_like_success_and_none_invites_a_resend_unless_nothing_was_se
         assert_eq!(response.headers().contains_key("retry-after"), sent == "no" && status == 503, "{failed:?}");
     }
 }
+
+#[test]
+fn a_caller_that_the_provider_asked_to_wait_comes_back_no_sooner_and_not_with_all_others() {
+    for (asked, most) in [(1, 4), (7, 10), (100, 124)] {
+        let refused = Failed::UpstreamRefused { status: 429, message: None, retry_after_s: Some(asked) };
+        let said: std::collections::BTreeSet<u64> = (0..200)
+            .map(|_| {
+                Problem::from(&refused).into_response(RequestId::new()).headers()["retry-after"]
+                    .to_str()
+                    .unwrap()
+                    .parse()
+                    .unwrap()
+            })
+            .collect();
+        assert!(said.iter().all(|said| (asked..=most).contains(said)) && said.len() > 1, "{asked}: {said:?}");
+    }
+}

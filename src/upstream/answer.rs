@@ -1,5 +1,6 @@
 //! What the provider's answer means. Only what it documents counts as a yes.
 
+use super::backoff::UNSAID_S;
 use super::key::Key;
 use crate::clock::Timestamp;
 use crate::config::{Confirm, json};
@@ -71,7 +72,7 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
             status,
             message: if encoded { None } else { json::object(&body).ok().and_then(|json| message(&json, key)) },
-            retry_after_s: wait_s.filter(|_| status == 429),
+            retry_after_s: (status == 429).then(|| wait_s.unwrap_or(UNSAID_S)),
         }),
         401 => Err(Failed::UpstreamCredentialsRefused),
         500..=599 => Err(Failed::UpstreamFailed { status }),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Where it does not say for how long.
-const UNSAID: Duration = Duration::from_secs(1);
+pub(super) const UNSAID_S: u64 = 1;
 
 /// Until when nothing is sent.
 pub(super) struct Backoff {
@@ -24,8 +24,8 @@ impl Backoff {
     }
 
     /// The provider asked for it, at `now`. An earlier wish that goes further stays.
-    pub(super) fn begin(&self, now: Moment, retry_after_s: Option<u64>) {
-        let until = self.at(now + retry_after_s.map_or(UNSAID, Duration::from_secs));
+    pub(super) fn begin(&self, now: Moment, wait_s: u64) {
+        let until = self.at(now + Duration::from_secs(wait_s));
         self.until_ms.fetch_max(until, Ordering::Relaxed);
     }
 
@@ -45,14 +45,14 @@ mod tests {
         let backoff = Backoff::new();
         let at = |ms| backoff.began + Duration::from_millis(ms);
         assert_eq!(backoff.left(at(0)), None);
-        backoff.begin(at(100), Some(7));
+        backoff.begin(at(100), 7);
         assert_eq!(
             (backoff.left(at(100)), backoff.left(at(101)), backoff.left(at(6_101))),
             (Some(7), Some(7), Some(1))
         );
-        backoff.begin(at(200), None);
+        backoff.begin(at(200), UNSAID_S);
         assert_eq!((backoff.left(at(7_099)), backoff.left(at(7_100))), (Some(1), None));
-        backoff.begin(at(9_000), None);
+        backoff.begin(at(9_000), UNSAID_S);
         assert_eq!((backoff.left(at(9_999)), backoff.left(at(10_000))), (Some(1), None));
     }
 }

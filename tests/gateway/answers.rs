@@ -116,10 +116,7 @@ fn a_provider_that_asks_to_wait_is_left_alone_by_everybody_and_nothing_is_sent_a
     let gateway = Gateway::with(&configuration(&provider.url(), &[], &callers));
     provider.next(raw("HTTP/1.1 429 X\r\nretry-after: 2\r\ncontent-length: 24\r\n\r\n{\"message\":\"slow\\ndown\"}"));
     let answer = delete(gateway.listen, TARGET, TOKEN);
-    assert_eq!(
-        (answer.status, answer.code(), answer.header("retry-after")),
-        (429, "upstream-refused".into(), Some("2"))
-    );
+    assert_eq!((answer.status, answer.code()), (429, "upstream-refused".into()));
     assert_eq!((&answer.json()["message"], &answer.json()["success"]), (&"slowdown".into(), &false.into()));
     for (target, token) in [(TARGET.to_owned(), "canary-token-other-000"), (format!("/dry-run{TARGET}"), TOKEN)] {
         let held_back = delete(gateway.listen, &target, token);
