@@ -10,7 +10,7 @@ use crate::problem::{self, Problem};
 use crate::rate::Standing;
 use crate::telemetry::{Kind, Metrics};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Response};
 use std::fmt::Write;
 
@@ -59,7 +59,12 @@ pub(super) fn replay(replay: Replay, trace: &Trace, metrics: &Metrics) -> Respon
     let Replay { request_id, answered } = replay;
     let mut response = match answered {
         Some(answered) if answered.confirmed => success(answered.body.into(), request_id),
-        Some(answered) => problem::document(answered.status, answered.body.into(), request_id),
+        Some(answered) => {
+            let mut response = problem::document(answered.status, answered.body.into(), request_id);
+            let wait = answered.retry_after_s.map(HeaderValue::from);
+            wait.and_then(|wait| response.headers_mut().insert(RETRY_AFTER, wait));
+            response
+        }
         None => {
             Problem::from(&Failed::OutcomeUnknown("it was not known when it was first asked")).into_response(request_id)
         }

@@ -11,6 +11,7 @@ use crate::ledger::admission::Answered;
 use crate::ledger::entry::{End, Outcome};
 use crate::problem::Problem;
 use crate::upstream::Confirmed;
+use http::header::RETRY_AFTER;
 use std::time::Duration;
 
 /// How long after the budget of the request its outcome is waited for.
@@ -48,14 +49,16 @@ fn provider_status(result: &Result<Confirmed, Failed>) -> Option<u16> {
 
 /// What the caller is about to hear, kept for its idempotency key.
 fn answered(result: &Result<Confirmed, Failed>, request_id: RequestId) -> Answered {
-    let (status, body) = match result {
-        Ok(confirmed) => (200, confirmed.body.clone()),
+    let (status, body, retry_after_s) = match result {
+        Ok(confirmed) => (200, confirmed.body.clone(), None),
         Err(failed) => {
             let response = Problem::from(failed).into_response(request_id);
-            (response.status().as_u16(), response.into_body())
+            let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            (response.status().as_u16(), response.into_body(), wait)
         }
     };
-    Answered { status, confirmed: result.is_ok(), body: String::from_utf8_lossy(&body).into_owned() }
+    let body = String::from_utf8_lossy(&body).into_owned();
+    Answered { status, confirmed: result.is_ok(), body, retry_after_s }
 }
 
 /// Records the outcome. A record that fails changes nothing about what happened: it becomes part of the answer.

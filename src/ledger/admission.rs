@@ -167,6 +167,9 @@ pub struct Answered {
     pub confirmed: bool,
     /// The body.
     pub body: String,
+    /// Its `Retry-After`, in seconds, where it had one. Without it the text is that of rows from before there was any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_s: Option<u64>,
 }
 
 impl Answered {

@@ -1,7 +1,7 @@
 //! Answers of the provider that are odd in one thing: what a caller hears of them, and what is remembered.
 
 use crate::provider::{Provider, Reply};
-use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration};
+use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration, eventually};
 use crate::wire::{Response, delete, delete_with, get};
 
 const OURS: &str = "{\"success\":true}";
@@ -133,5 +133,34 @@ fn a_refused_key_degrades_readiness_whatever_becomes_of_the_body() {
         assert!(get(gateway.ops, "/readyz").body.contains("upstream-credentials-refused"), "{what}");
         assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200, "{what}");
         assert_eq!(get(gateway.ops, "/readyz").json()["status"], "ready", "{what}");
+    }
+}
+
+#[test]
+fn a_refusal_that_asks_to_wait_says_so_to_the_caller_never_shorter_and_the_same_when_it_is_replayed() {
+    for (fields, asked) in [("retry-after: 2\r\n", 2), ("", 1), ("retry-after: 1\r\nretry-after: 2\r\n", 2)] {
+        let provider = Provider::start();
+        let mut gateway = Gateway::start(&provider.url());
+        provider.next(Reply::Raw(whole(429, fields, b"{}")));
+        let first = keyed(&gateway, "k");
+        assert_eq!((first.status, first.code()), (429, "upstream-refused".into()));
+        let after: u64 = first.header("retry-after").expect("it says when").parse().unwrap();
+        assert!((asked..asked + 4).contains(&after), "{fields}: {after}");
+        for round in 0..2 {
+            let mut replay = None;
+            eventually("it is replayed", || {
+                let answer = keyed(&gateway, "k");
+                let is_replayed = answer.header("idempotency-replayed").is_some();
+                replay = Some(answer);
+                is_replayed
+            });
+            let replay = replay.unwrap();
+            assert_eq!((replay.status, &replay.body), (429, &first.body), "{round}");
+            assert_eq!(replay.header("retry-after"), first.header("retry-after"), "{round}");
+            gateway.kill();
+            let text = std::fs::read_to_string(gateway.config()).unwrap();
+            gateway = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
+        }
+        assert_eq!(provider.heads().len(), 1);
     }
 }

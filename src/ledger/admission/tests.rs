@@ -58,7 +58,7 @@ fn a_key_is_the_callers_own() {
 fn a_freeze_is_heard_before_a_replay_and_a_replay_before_what_is_in_flight() {
     let freeze = Freeze { covers: Covers::All, until: None, reason: "stop".into(), by: "alice".into() };
     let asked = question("1");
-    let answered = Answered { status: 200, confirmed: true, body: "{}".into() };
+    let answered = Answered { status: 200, confirmed: true, body: "{}".into(), retry_after_s: None };
     let kept =
         || Kept { target: asked.target, request_id: asked.request_id, standing: Standing::Answered(answered.clone()) };
     let known = Known { freeze: Some(&freeze), key: Some(kept()), in_flight: true, before: vec![] };
@@ -69,6 +69,15 @@ fn a_freeze_is_heard_before_a_replay_and_a_replay_before_what_is_in_flight() {
     let known = Known { in_flight: true, ..Known::default() };
     assert_eq!(decide(&asked, known, at(0)), Decided::Decline(Declined::InFlight));
     assert_eq!(decide(&asked, Known::default(), at(0)), Decided::Admit);
+}
+
+#[test]
+fn an_answer_of_before_reads_and_has_the_same_mark_as_ever() {
+    let text = r#"{"status":429,"confirmed":false,"body":"{}"}"#;
+    let answered: Answered = serde_json::from_str(text).unwrap();
+    assert_eq!((answered.retry_after_s, serde_json::to_string(&answered).unwrap().as_str()), (None, text));
+    let later = Answered { retry_after_s: Some(7), ..answered };
+    assert_eq!(serde_json::from_str::<Answered>(&serde_json::to_string(&later).unwrap()).unwrap(), later);
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn keyed(key: &str, group: &str) -> Asked {
 
 pub(super) async fn a_key_replays_its_answer_and_survives_a_restart(place: Place) {
     let ledger = place.open();
-    let answered = Answered { status: 200, confirmed: true, body: "{\"success\":true}".into() };
+    let answered = Answered { status: 200, confirmed: true, body: "{\"success\":true}".into(), retry_after_s: Some(7) };
     let [deleted, unknown, unsent, open] =
         [("k1", "1"), ("k2", "2"), ("k3", "3"), ("k4", "4")].map(|(k, g)| keyed(k, g));
     let ids = [&deleted, &unknown, &open].map(|asked| asked.intention.request_id);

@@ -147,7 +147,7 @@ fn keyed(key: &str, group: &str, budgets: &[Budget]) -> Asked {
 /// Intents with and without keys, with every end; counters that have forgotten some; freezes that came, changed, went.
 async fn something_of_all(ledger: &dyn Ledger) {
     let budgets = [budget(6, 1, Per::Caller), budget(3, 1, Per::Session)];
-    let answered = Answered { status: 200, confirmed: true, body: "{\"success\":true}".into() };
+    let answered = Answered { status: 200, confirmed: true, body: "{\"success\":true}".into(), retry_after_s: None };
     let ends = [End::Deleted, End::NotSent, End::Unknown, End::Refused, End::Deleted, End::NotSent, End::Deleted];
     for (round, group) in ["1", "21"].into_iter().enumerate() {
         for (number, end) in ends.into_iter().enumerate() {

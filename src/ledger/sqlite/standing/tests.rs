@@ -77,7 +77,7 @@ async fn of_one_target_in_any_spelling_one_intent_is_in_flight() {
 async fn a_key_replays_its_answer_and_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let ledger = open(folder.path());
-    let answered = Answered { status: 200, confirmed: true, body: "{\"success\":true}".into() };
+    let answered = Answered { status: 200, confirmed: true, body: "{\"success\":true}".into(), retry_after_s: None };
     let [deleted, unknown, unsent, open_at_the_end] =
         [("k1", "1"), ("k2", "2"), ("k3", "3"), ("k4", "4")].map(|(key, group)| keyed(key, group));
     let ids = [deleted.intention.request_id, unknown.intention.request_id, open_at_the_end.intention.request_id];
