@@ -117,11 +117,19 @@ impl Timestamp {
         Self(micros.min(jiff::Timestamp::MAX.as_second() * 1_000_000))
     }
 
-    /// Reads an HTTP-date (RFC 9110 §5.6.7, the preferred form alone) as a timestamp.
+    /// Reads an HTTP-date in any of its three forms (RFC 9110 §5.6.7). In the two that are obsolete, any word is the
+    /// name of the day.
     #[must_use]
-    pub fn parse_http_date(text: &str) -> Option<Self> {
-        let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
-        text.ends_with("GMT").then(|| Self(zoned.timestamp().as_microsecond()))
+    pub fn parse_http_date(text: &str, now: Self) -> Option<Self> {
+        let is_word = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphabetic());
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        match *words.as_slice() {
+            [name, month, day, time, year] if is_word(name) && year != "GMT" => {
+                imf_fixdate(&format!("{day} {month} {year} {time} GMT"))
+            }
+            [name, date, time, "GMT"] if name.strip_suffix(',').is_some_and(is_word) => rfc850_date(date, time, now),
+            _ => imf_fixdate(text),
+        }
     }
 
     /// Seconds from `earlier` to this, 0 when this is not later.
@@ -159,6 +167,26 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
         let micros = || text.strip_suffix(" us").and_then(|micros| micros.parse().ok()).map(Self);
         Self::parse(&text).or_else(micros).ok_or_else(|| serde::de::Error::custom("is not a time"))
     }
+}
+
+fn imf_fixdate(text: &str) -> Option<Timestamp> {
+    let zoned = jiff::fmt::rfc2822::parse(text).ok()?;
+    text.ends_with("GMT").then(|| Timestamp(zoned.timestamp().as_microsecond()))
+}
+
+/// A year of two digits is the last one that is not more than 50 years ahead.
+fn rfc850_date(date: &str, time: &str, now: Timestamp) -> Option<Timestamp> {
+    let (day, date) = date.split_once('-')?;
+    let (month, year) = date.split_once('-')?;
+    if year.len() != 2 {
+        return None;
+    }
+    let now = TimeZone::UTC.to_datetime(jiff::Timestamp::from_microsecond(now.0).ok()?);
+    let latest = now.checked_add(jiff::Span::new().years(50)).ok()?;
+    let century = latest.year() / 100;
+    let read = |century| imf_fixdate(&format!("{day} {month} {century}{year} {time} GMT"));
+    let latest = TimeZone::UTC.to_timestamp(latest).ok()?.as_microsecond();
+    [century, century - 1].into_iter().filter_map(read).find(|time| time.0 <= latest)
 }
 
 /// Reads a span such as `90s`, `15m`, `2h` or `7d`.
@@ -214,10 +242,48 @@ mod tests {
 
     #[test]
     fn http_dates_are_read_and_other_text_is_not() {
-        let time = Timestamp::parse_http_date("Tue, 24 Nov 2026 08:00:00 GMT");
-        assert_eq!(time, Timestamp::parse("2026-11-24T08:00:00Z"));
-        for bad in ["7", "soon", "Tue, 24 Nov 2026 08:00:00 +0100", ""] {
-            assert_eq!(Timestamp::parse_http_date(bad), None, "{bad}");
+        let read = |text: &str, now: &str| Timestamp::parse_http_date(text, Timestamp::parse(now).unwrap());
+        for (text, time) in [
+            ("Tue, 24 Nov 2026 08:00:00 GMT", "2026-11-24T08:00:00Z"),
+            ("Tuesday, 24-Nov-26 08:00:00 GMT", "2026-11-24T08:00:00Z"),
+            ("Tue Nov 24 08:00:00 2026", "2026-11-24T08:00:00Z"),
+            ("Sun Nov  6 08:49:37 1994", "1994-11-06T08:49:37Z"),
+            ("Sunday, 06-Nov-94 08:49:37 GMT", "1994-11-06T08:49:37Z"),
+        ] {
+            assert_eq!(read(text, "2026-11-06"), Timestamp::parse(time), "{text}");
+        }
+        for bad in [
+            "7",
+            "soon",
+            "Tue, 24 Nov 2026 08:00:00 +0100",
+            "Tuesday, 24-Nov-26 08:00:00 +0100",
+            "Tuesday, 24-Nov-2026 08:00:00 GMT",
+            "Tuesday, 24-Nov-+6 08:00:00 GMT",
+            "Tuesday, 24-Nov-6 08:00:00 GMT",
+            "Tuesday, 31-Feb-26 08:00:00 GMT",
+            "Tuesday 24-Nov-26 08:00:00 GMT",
+            "Dienst\u{e4}g, 24-Nov-26 08:00:00 GMT",
+            "Tue Nov 24 2026 08:00:00",
+            "2 Nov 24 08:00:00 2026",
+            "Tue Nov 31 08:00:00 2026",
+            "",
+        ] {
+            assert_eq!(read(bad, "2026-11-06"), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_year_of_two_digits_is_at_most_fifty_years_ahead() {
+        for (text, now, time) in [
+            ("Friday, 06-Nov-76 08:49:37 GMT", "2026-11-06T08:49:37Z", "2076-11-06T08:49:37Z"),
+            ("Saturday, 06-Nov-76 08:49:37 GMT", "2026-11-06T08:49:36Z", "1976-11-06T08:49:37Z"),
+            ("Monday, 01-Jan-77 00:00:00 GMT", "2026-11-06T00:00:00Z", "1977-01-01T00:00:00Z"),
+            ("Saturday, 01-Jan-00 00:00:00 GMT", "2026-11-06T00:00:00Z", "2000-01-01T00:00:00Z"),
+            ("Friday, 01-Jan-10 00:00:00 GMT", "2090-01-01T00:00:00Z", "2110-01-01T00:00:00Z"),
+            ("Thursday, 01-Jan-99 00:00:00 GMT", "2051-01-01T00:00:00Z", "2099-01-01T00:00:00Z"),
+        ] {
+            let read = Timestamp::parse_http_date(text, Timestamp::parse(now).unwrap());
+            assert_eq!(read, Timestamp::parse(time), "{text} at {now}");
         }
     }
 

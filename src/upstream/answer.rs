@@ -128,14 +128,15 @@ pub(super) fn wait_s(headers: &HeaderMap) -> Option<u64> {
     headers.get_all(RETRY_AFTER).iter().filter_map(|value| retry_after(value.to_str().ok()?)).max()
 }
 
-/// `Retry-After` in both forms (RFC 9110 §10.2.3) as seconds from now, 1 to 3,600; `None`: it is in neither.
+/// `Retry-After` in both forms (RFC 9110 §10.2.3), the date in any of its own, as seconds from now, 1 to 3,600; `None`: it is in neither.
 #[must_use]
 pub fn retry_after(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let seconds = if digits {
         text.parse().unwrap_or(u64::MAX)
     } else {
-        Timestamp::parse_http_date(text)?.seconds_since(Timestamp::now())
+        let now = Timestamp::now();
+        Timestamp::parse_http_date(text, now)?.seconds_since(now)
     };
     Some(seconds.clamp(1, RETRY_AT_MOST_S))
 }
@@ -151,6 +152,8 @@ mod tests {
         assert_eq!(retry_after("1000000000000000000000"), Some(3600));
         assert_eq!(retry_after("Tue, 24 Nov 2015 08:00:00 GMT"), Some(1));
         assert_eq!(retry_after("Tue, 24 Nov 2093 08:00:00 GMT"), Some(3600));
+        assert_eq!(retry_after("Tue Nov 24 08:00:00 2093"), Some(3600));
+        assert_eq!(retry_after("Tuesday, 24-Nov-15 08:00:00 GMT"), Some(1));
         for junk in ["", "soon", "-1", "7.5"] {
             assert_eq!(retry_after(junk), None, "{junk}");
         }
