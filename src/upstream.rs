@@ -173,6 +173,7 @@ impl Upstream {
             .referer(false)
             .connect_timeout(connect_timeout(config))
             .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(if config.reuse_connections { usize::MAX } else { 0 })
             .dns_resolver(Arc::new(resolver::Public { allow_private: loopback || config.allow_private }))
             .build()
             .map_err(|e| format!("upstream: {e}"))?;

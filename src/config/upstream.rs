@@ -16,6 +16,7 @@ pub struct Upstream {
     pub confirm: Confirm,
     pub ca_file: Option<PathBuf>,
     pub allow_private: bool,
+    pub reuse_connections: bool,
 }
 
 /// What confirms a deletion.
@@ -66,6 +67,7 @@ impl Upstream {
                 .unwrap_or(Confirm::Documented),
             ca_file: section.path("ca_file"),
             allow_private: section.flag("allow_private"),
+            reuse_connections: section.flag("reuse_connections"),
         };
         section.finish();
         upstream

@@ -164,3 +164,15 @@ fn a_refusal_that_asks_to_wait_says_so_to_the_caller_never_shorter_and_the_same_
         assert_eq!(provider.heads().len(), 1);
     }
 }
+
+#[test]
+fn without_reuse_each_deletion_has_a_connection_of_its_own() {
+    for (lines, is_own) in [("", false), ("reuse_connections = true\n", false), ("reuse_connections = false\n", true)] {
+        let provider = Provider::start();
+        let gateway = gateway(&provider, lines);
+        for _ in 0..5 {
+            assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+        }
+        assert_eq!((provider.heads().len(), provider.accepted() == 5), (5, is_own), "{lines}");
+    }
+}

@@ -36,6 +36,7 @@ struct Memory {
     script: Mutex<VecDeque<Reply>>,
     bytes: AtomicUsize,
     connections: AtomicUsize,
+    accepted: AtomicUsize,
     floods: AtomicUsize,
 }
 
@@ -126,6 +127,7 @@ impl Provider {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let memory = Arc::clone(&shared);
+                memory.accepted.fetch_add(1, Ordering::SeqCst);
                 memory.connections.fetch_add(1, Ordering::SeqCst);
                 std::thread::spawn(move || {
                     connection(&memory, stream);
@@ -159,6 +161,11 @@ impl Provider {
     /// How many connections it has; none once a dead process's last bytes have been read.
     pub fn connections(&self) -> usize {
         self.memory.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many connections it has had.
+    pub fn accepted(&self) -> usize {
+        self.memory.accepted.load(Ordering::SeqCst)
     }
 
     /// How many floods are on.
