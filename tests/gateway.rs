@@ -13,6 +13,8 @@ mod answers;
 mod asking;
 #[path = "gateway/backup.rs"]
 mod backup;
+#[path = "gateway/braking.rs"]
+mod braking;
 #[path = "gateway/clients.rs"]
 mod clients;
 #[path = "gateway/cluster.rs"]
@@ -83,6 +85,8 @@ mod prune;
 mod prune_full;
 #[path = "gateway/pruning_replicas.rs"]
 mod pruning_replicas;
+#[path = "gateway/rates.rs"]
+mod rates;
 #[path = "gateway/record.rs"]
 mod record;
 #[path = "gateway/redis.rs"]

@@ -2,7 +2,7 @@
 
 use crate::operators::{ALICE, BOB, ask, bearer, staffed};
 use crate::provider::{Provider, Reply};
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
+use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{Response, delete, exchange, response};
 use serde_json::{Value, json};
 use std::fs::Permissions;
@@ -12,28 +12,28 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const OTHER: &str = "canary-token-other-000";
+pub const OTHER: &str = "canary-token-other-000";
 
-fn post(gateway: &Gateway, path: &str, token: &str, body: &Value) -> Response {
+pub fn post(gateway: &Gateway, path: &str, token: &str, body: &Value) -> Response {
     let (body, fields) = (body.to_string(), bearer(token));
     let length = body.len();
     let head = format!("POST /api/v1/{path} HTTP/1.1\r\nHost: gw\r\n{fields}Content-Length: {length}\r\n\r\n");
     exchange(gateway.ops, (head + &body).as_bytes(), 1).pop().expect("an answer")
 }
 
-fn said(output: &Output) -> String {
+pub fn said(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     format!("{:?}: {}{}", output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-fn frozen(answer: &Response, reason: &str) {
+pub fn frozen(answer: &Response, reason: &str) {
     let said = (answer.status, answer.code(), answer.sent());
     assert_eq!(said, (403, "frozen".into(), "no".into()), "{}", answer.body);
     assert!(answer.body.contains(reason), "{}", answer.body);
 }
 
 /// Two callers, so that a freeze of one can be seen not to cover the other.
-fn two(provider: &Provider) -> String {
+pub fn two(provider: &Provider) -> String {
     configuration(&provider.url(), &[], &(caller("moderation", TOKEN, "") + &caller("other", OTHER, "")))
 }
 
@@ -94,45 +94,6 @@ fn where_nothing_serves_the_ledger_is_frozen_itself_and_the_next_start_holds_it(
     let output = command(&["freeze", "--all", "--reason", "x"], &none);
     assert_eq!(output.status.code(), Some(69), "{}", said(&output));
     assert!(!gateway.folder.path().join("none").exists(), "no ledger is made by it");
-}
-
-#[test]
-fn the_brake_holds_with_a_file_that_is_cut_off_empty_or_gone() {
-    let provider = Provider::start();
-    let mut gateway = Gateway::with(&two(&provider));
-    let (config, ledger) = (gateway.config(), gateway.folder.path().join("ledger"));
-    let text = std::fs::read_to_string(&config).unwrap();
-    let alone = |words: &[&str]| Command::new(BINARY).args(words).arg("--ledger").arg(&ledger).output().unwrap();
-    let is = |output: &Output, code: i32| assert_eq!(output.status.code(), Some(code), "{}", said(output));
-    std::fs::write(&config, &text[..text.len() - 5]).unwrap();
-    let output = command(&["freeze", "--all", "--reason", "cut off"], &config);
-    is(&output, 0);
-    assert!(said(&output).contains("warning: the file") && said(&output).contains("is not TOML"), "{}", said(&output));
-    frozen(&delete(gateway.listen, TARGET, TOKEN), "cut off");
-    is(&command(&["status"], &config), 0);
-    is(&command(&["audit", "export"], &config), 0);
-    is(&command(&["unfreeze", "--all", "--reason", "over"], &config), 0);
-    std::fs::write(&config, "").unwrap();
-    let output = command(&["freeze", "--all", "--reason", "empty"], &config);
-    is(&output, 64);
-    assert!(said(&output).contains("--ledger"), "{}", said(&output));
-    std::fs::remove_file(&config).unwrap();
-    // By the folder: beside the process, and where none serves.
-    is(&alone(&["freeze", "--caller", "other", "--reason", "gone"]), 0);
-    frozen(&delete(gateway.listen, TARGET, OTHER), "gone");
-    gateway.stop();
-    is(&alone(&["freeze", "--caller", "moderation", "--reason", "gone"]), 0);
-    for words in [&["status"][..], &["audit", "export"], &["audit", "search"], &["audit", "verify"]] {
-        is(&alone(words), 0);
-    }
-    is(&alone(&["unfreeze", "--caller", "other", "--reason", "over"]), 0);
-    assert!(said(&alone(&["audit", "prune", "--before", "400d"])).contains("retention_days"), "nothing may go");
-    let gateway = Gateway::in_folder(gateway.folder.clone(), &text, &[]);
-    frozen(&delete(gateway.listen, TARGET, TOKEN), "gone");
-    assert_eq!(delete(gateway.listen, TARGET, OTHER).status, 200);
-    let none = gateway.folder.path().join("none");
-    let output = Command::new(BINARY).args(["status", "--ledger"]).arg(&none).output().unwrap();
-    assert_eq!((output.status.code(), none.exists()), (Some(64), false), "{}", said(&output));
 }
 
 #[test]
@@ -383,38 +344,4 @@ fn what_is_still_open_is_not_known_rather_than_nothing_once_the_ledger_is_broken
     assert_eq!((&status["ledger"], &status["freezes"][0]["open"]), (&"broken".into(), &Value::Null), "{status}");
     let shown = said(&command(&["status"], &gateway.config()));
     assert!(shown.contains("not known"), "{shown}");
-}
-
-#[test]
-fn a_shorter_freeze_does_not_end_a_longer_one_and_one_that_is_over_is_listed_nowhere() {
-    let provider = Provider::start();
-    let gateway = Gateway::with(&two(&provider));
-    let config = gateway.config();
-    let run = |words: &[&str]| command(words, &config);
-    assert!(run(&["freeze", "--all", "--reason", "an incident"]).status.success());
-    let output = said(&run(&["freeze", "--all", "--for", "1s", "--reason", "a deployment"]));
-    assert!(output.contains("until somebody unfreezes it: an earlier freeze"), "{output}");
-    let entries = gateway.of_kind("freeze");
-    assert_eq!((entries.len(), entries[1].get("until")), (2, None));
-    assert!(run(&["unfreeze", "--all", "--reason", "over"]).status.success());
-    let output = said(&run(&["freeze", "--all", "--for", "1s", "--reason", "a deployment"]));
-    assert!(output.contains("nothing new is sent, until 20") && !output.contains("earlier"), "{output}");
-    let status = || String::from_utf8(run(&["status", "--json"]).stdout).unwrap();
-    eventually("it is over", || delete(gateway.listen, TARGET, TOKEN).status == 200);
-    assert!(status().contains("\"freezes\":[]"), "{}", status());
-    assert_eq!(run(&["unfreeze", "--all", "--reason", "over"]).status.code(), Some(1));
-}
-
-#[test]
-fn what_a_killed_process_left_open_is_listed_as_open_until_the_next_start() {
-    let provider = Provider::start();
-    let mut gateway = Gateway::with(&staffed(&provider));
-    provider.next(Reply::Silent);
-    let _waiting = gateway.send();
-    eventually("it is at the provider", || provider.heads().len() == 1);
-    let stopped = post(&gateway, "freeze", ALICE, &json!({"covers": "all", "reason": "x"})).json();
-    gateway.kill();
-    let status: Value = serde_json::from_slice(&command(&["status", "--json"], &gateway.config()).stdout).unwrap();
-    assert_eq!((&status["serving"], &status["freezes"][0]["open"]), (&Value::Null, &stopped["open"]), "{status}");
-    assert_eq!(stopped["open"].as_array().map(Vec::len), Some(1));
 }
