@@ -109,14 +109,18 @@ pub fn run() -> Exit {
     let line = match Line::try_parse() {
         Ok(line) => line,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let is_printed = error.print();
+            if error.use_stderr() {
+                return Exit::Usage;
+            }
+            page::written(is_printed);
+            return page::end(Exit::Done);
         }
     };
     if let Err(error) = serve::process::keep_memory_to_ourselves() {
         page::complain(format_args!("this process's memory can be dumped: {error}"));
     }
-    match line.command {
+    page::end(match line.command {
         Command::Serve(file) => serve::run(&file.config),
         Command::CheckConfig(file) => check_config::run(&file.config),
         Command::Token { command } => token::run(&command),
@@ -130,5 +134,5 @@ pub fn run() -> Exit {
         Command::Audit { command } => audit::run(&command),
         Command::Sandbox(options) => sandbox::run(options),
         Command::Demo(options) => demo::run(&options),
-    }
+    })
 }

@@ -135,6 +135,8 @@ mod stopping;
 mod tls;
 #[path = "gateway/unreached.rs"]
 mod unreached;
+#[path = "gateway/unwritten.rs"]
+mod unwritten;
 #[path = "gateway/wedge.rs"]
 mod wedge;
 #[path = "gateway/wire.rs"]

@@ -1,5 +1,5 @@
 //! What commands write: lines on stdout, complaints on stderr, tables that fit a terminal. A reader that has
-//! gone away is no error.
+//! gone away is no error; what cannot be written otherwise is said, and is not done.
 
 use super::Exit;
 use crate::clock::{Moment, moment, since};
@@ -8,14 +8,32 @@ use crate::ledger::OpenError;
 use crate::plain::is_invisible;
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Writes a line to stdout. `false`: nobody reads any more.
+/// Something for stdout was lost, though somebody may read it.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Says once what keeps stdout from being written. `false`: it is not, or nobody reads any more.
+pub(super) fn written(result: std::io::Result<()>) -> bool {
+    let Err(error) = result else { return true };
+    if error.kind() != ErrorKind::BrokenPipe && !LOST.swap(true, Ordering::Relaxed) {
+        complain(format_args!("what there is to say cannot be written to stdout: {error}"));
+    }
+    false
+}
+
+/// How a command ends that would end so: what was to be said and is lost is not done.
+pub(super) fn end(exit: Exit) -> Exit {
+    if exit == Exit::Done && LOST.load(Ordering::Relaxed) { Exit::Unavailable } else { exit }
+}
+
+/// Writes a line to stdout. `false`: nobody reads any more, or it cannot be written.
 pub(super) fn line(text: impl Display) -> bool {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+    written(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
 /// A text for a terminal: what would move the cursor or colour the screen is written out.
@@ -24,10 +42,10 @@ pub(super) fn shown(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// Writes bytes to stdout as they are. `false`: nobody reads any more.
+/// Writes bytes to stdout as they are. `false`: nobody reads any more, or they cannot be written.
 pub(super) fn bytes(bytes: &[u8]) -> bool {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+    written(out.write_all(bytes).and_then(|()| out.flush()))
 }
 
 /// JSON on one line in which nothing can mislead who reads it.
@@ -54,7 +72,7 @@ pub(super) fn is_watched() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Writes JSON, one line. `false`: nobody reads any more.
+/// Writes JSON, one line. `false`: nobody reads any more, or it cannot be written.
 pub(super) fn json(value: &impl serde::Serialize) -> bool {
     line(json_text(value))
 }

@@ -13,11 +13,11 @@ pub(super) fn run(command: &Command) -> Exit {
     match command {
         Command::New => match identity::new_token() {
             Ok((token, hash)) => {
-                page::line(format_args!("token   {token}"));
-                page::line(format_args!("sha256  {hash}"));
-                page::complain(
-                    "Give the token to the caller; it is shown this once. Put the hash into callers.tokens.",
-                );
+                if page::line(format_args!("token   {token}")) && page::line(format_args!("sha256  {hash}")) {
+                    page::complain(
+                        "Give the token to the caller; it is shown this once. Put the hash into callers.tokens.",
+                    );
+                }
                 Exit::Done
             }
             Err(error) => {
