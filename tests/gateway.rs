@@ -61,6 +61,8 @@ mod odd_answers;
 mod old;
 #[path = "gateway/operators.rs"]
 mod operators;
+#[path = "gateway/others.rs"]
+mod others;
 #[path = "gateway/panics.rs"]
 mod panics;
 #[path = "gateway/platter.rs"]

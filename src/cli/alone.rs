@@ -47,17 +47,22 @@ impl Alone {
     }
 }
 
-/// Refuses a ledger of another user: what is made in it would be ours.
+/// Refuses a ledger of another user: what is made in it would be ours. Where there is none, root makes none in another
+/// user's folder.
 ///
 /// # Errors
 /// The exit, after it was said why.
 pub(super) fn is_own(folder: &Path) -> Result<(), Exit> {
-    match std::fs::metadata(folder) {
-        Ok(is) if is.uid() != rustix::process::geteuid().as_raw() => {
-            let words = format!("{} belongs to uid {}: do this as that user", folder.display(), is.uid());
+    let us = rustix::process::geteuid().as_raw();
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let places = folder.ancestors().take(if us == 0 { usize::MAX } else { 1 });
+    let found = places.map(|path| (path, std::fs::metadata(path))).find_map(|(path, is)| Some((path, is.ok()?)));
+    match found {
+        Some((path, is)) if is.uid() != us => {
+            let words = format!("{} belongs to uid {}: do this as that user", path.display(), is.uid());
             Err(complain(Exit::Unavailable, &words))
         }
-        Ok(_) | Err(_) => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `audit reindex`: builds the search data anew from the ledger.
 
 use super::{Common, of_log};
+use crate::cli::alone::is_own;
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::ledger::{postgres, sqlite};
@@ -26,7 +27,10 @@ pub(super) fn run(options: &Options) -> Exit {
     };
     let built = match &section.postgres {
         Some(_) => postgres::reindex(&section, progress),
-        None => sqlite::reindex(&section.path, progress),
+        None => match is_own(&section.path) {
+            Ok(()) => sqlite::reindex(&section.path, progress),
+            Err(exit) => return exit,
+        },
     };
     match built {
         Ok(entries) => {

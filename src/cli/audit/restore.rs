@@ -1,6 +1,6 @@
 //! `audit restore`: a backup becomes the ledger again, or a new log begins after what is left.
 
-use crate::cli::alone::arm;
+use crate::cli::alone::{arm, is_own};
 use crate::cli::place::section;
 use crate::cli::{Exit, page};
 use crate::config::file;
@@ -47,6 +47,10 @@ pub(super) fn run(options: &Options) -> Exit {
              without --from; docs/postgresql.md says how",
         );
         return Exit::Usage;
+    }
+    let owned = if config.postgres.is_none() { is_own(&config.path) } else { Ok(()) };
+    if let Err(exit) = owned {
+        return exit;
     }
     let kept = match options.checkpoint.as_deref().map(|path| (path, file::read_text(path, NOTE_AT_MOST))) {
         None => None,
