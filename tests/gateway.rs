@@ -31,6 +31,8 @@ mod crowding;
 mod desync;
 #[path = "gateway/erratic.rs"]
 mod erratic;
+#[path = "gateway/evidence.rs"]
+mod evidence;
 #[path = "gateway/faults.rs"]
 mod faults;
 #[path = "gateway/freezing.rs"]

@@ -19,13 +19,17 @@ use super::{Exit, page};
 use crate::clock::{Timestamp, parse_span};
 use crate::config::{self, file};
 use crate::ledger::OpenError;
+use crate::ledger::checkpoint::by_form;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::stored::Stored;
+use crate::ledger::verify::Kept;
 pub(super) use search::table;
 use std::path::Path;
 
 /// A key's line is far shorter.
 const KEY_AT_MOST: u64 = 1024;
+/// A checkpoint is far shorter.
+const NOTE_AT_MOST: u64 = 256 * 1024;
 
 #[derive(clap::Args)]
 pub(super) struct Common {
@@ -86,6 +90,15 @@ fn key_of(text: &str) -> Result<VerifyingKey, String> {
         Ok(bytes) => VerifyingKey::parse(String::from_utf8_lossy(bytes.expose()).trim_end())
             .map_err(|fault| format!("--vkey {text}: what is in the file {fault}")),
     }
+}
+
+/// The checkpoint that `--checkpoint` names. Whether it is one of this log is for those who have the key.
+fn kept(path: Option<&Path>) -> Result<Option<Kept>, String> {
+    let Some(path) = path else { return Ok(None) };
+    let place = path.display().to_string();
+    let text = file::read_text(path, NOTE_AT_MOST).map_err(|e| format!("--checkpoint {place}: {e}"))?;
+    let note = by_form(&text).map_err(|what| format!("--checkpoint {place}: {what}"))?;
+    Ok(Some(Kept { place, note: note.to_owned() }))
 }
 
 /// The ledger that is meant: with a number, an older log of it, which is in a folder of the ledger's own.

@@ -56,17 +56,8 @@ impl Checkpoint {
         if lines.next() != Some(key.origin().as_str()) {
             return Err(CheckpointFault::Origin(key.origin().clone()));
         }
-        let size = lines.next().and_then(number).filter(|size| *size <= MAX_SIZE);
-        let size = size.ok_or(CheckpointFault::Body("its second line is not a size"))?;
-        let root = lines.next().and_then(Hash::parse);
-        let root = root.ok_or(CheckpointFault::Body("its third line is not a SHA-256 hash in base64"))?;
-        if size == 0 && root != empty_root() {
-            return Err(CheckpointFault::Body("its root is not that of a tree without entries"));
-        }
-        if lines.any(str::is_empty) {
-            return Err(CheckpointFault::Body("it has an empty line"));
-        }
-        Ok(Self { origin: key.origin().clone(), head: Head { size, root } })
+        let head = head(lines).map_err(CheckpointFault::Body)?;
+        Ok(Self { origin: key.origin().clone(), head })
     }
 
     /// Which log.
@@ -80,6 +71,35 @@ impl Checkpoint {
     pub fn head(&self) -> &Head {
         &self.head
     }
+}
+
+/// Size and root, which follow the first line of a checkpoint.
+fn head<'a>(mut lines: impl Iterator<Item = &'a str>) -> Result<Head, &'static str> {
+    let size = lines.next().and_then(number).filter(|size| *size <= MAX_SIZE);
+    let size = size.ok_or("its second line is not a size")?;
+    let root = lines.next().and_then(Hash::parse).ok_or("its third line is not a SHA-256 hash in base64")?;
+    if size == 0 && root != empty_root() {
+        return Err("its root is not that of a tree without entries");
+    }
+    if lines.any(str::is_empty) {
+        return Err("it has an empty line");
+    }
+    Ok(Head { size, root })
+}
+
+/// The note in a text that was kept: a checkpoint by its form, whoever signed it. The verification key may stand behind
+/// it on a line of its own, as `audit checkpoint --vkey` prints it; it is passed over.
+///
+/// # Errors
+/// In words, where it is none.
+pub fn by_form(text: &str) -> Result<&str, String> {
+    let last = text.strip_suffix('\n').unwrap_or(text).rfind('\n').map_or(0, |end| end + 1);
+    let (before, line) = text.split_at(last);
+    let is_key = VerifyingKey::parse(line.trim_end_matches('\n')).is_ok();
+    let note = if is_key { before } else { text };
+    let (body, _) = note::parse(note).map_err(|fault| format!("it {fault}"))?;
+    head(body.lines().skip(1)).map_err(|what| format!("it is no checkpoint: {what}"))?;
+    Ok(note)
 }
 
 /// A decimal number in its one spelling: digits, without leading zeroes.

@@ -1,16 +1,13 @@
 //! `audit restore`: a backup becomes the ledger again, or a new log begins after what is left.
 
+use super::kept;
 use crate::cli::alone::{arm, is_own};
 use crate::cli::place::section;
 use crate::cli::{Exit, page};
-use crate::config::file;
 use crate::ledger::postgres;
 use crate::ledger::sqlite::{self, RestoreFault, Restored, Wish};
 use rustix::fs::Mode;
 use std::path::PathBuf;
-
-/// A checkpoint is far shorter.
-const NOTE_AT_MOST: u64 = 256 * 1024;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
@@ -52,15 +49,14 @@ pub(super) fn run(options: &Options) -> Exit {
     if let Err(exit) = owned {
         return exit;
     }
-    let kept = match options.checkpoint.as_deref().map(|path| (path, file::read_text(path, NOTE_AT_MOST))) {
-        None => None,
-        Some((path, Ok(note))) => Some((path.display().to_string(), note)),
-        Some((path, Err(e))) => {
-            page::complain(format_args!("--checkpoint {}: {e}", path.display()));
+    let kept = match kept(options.checkpoint.as_deref()) {
+        Ok(kept) => kept,
+        Err(words) => {
+            page::complain(words);
             return Exit::Usage;
         }
     };
-    let kept = kept.as_ref().map(|(place, note)| (place.as_str(), note.as_str()));
+    let kept = kept.as_ref().map(|kept| (kept.place.as_str(), kept.note.as_str()));
     let wish = Wish { from: options.from.as_deref(), kept, accept_loss: options.accept_loss };
     let mut progress = page::Progress::new();
     let is_shared = config.postgres.is_some();

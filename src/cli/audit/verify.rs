@@ -1,6 +1,6 @@
 //! `audit verify`: holds the whole ledger against what proves it, or one receipt against a key.
 
-use super::{key_of, of_log};
+use super::{kept, key_of, of_log};
 use crate::cli::place::Place;
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
@@ -45,8 +45,9 @@ pub(in crate::cli) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let key = match options.vkey.as_deref().map(key_of).transpose() {
-        Ok(key) => key,
+    let key = options.vkey.as_deref().map(key_of).transpose();
+    let (key, kept) = match key.and_then(|key| Ok((key, kept(options.checkpoint.as_deref())?))) {
+        Ok(given) => given,
         Err(words) => {
             page::complain(words);
             return Exit::Usage;
@@ -54,26 +55,34 @@ pub(super) fn run(options: &Options) -> Exit {
     };
     match (options.receipt.as_deref(), key) {
         (Some([entry, proof]), Some(key)) => one(entry, proof, &key, options.json),
-        (_, key) => whole(options, &Place::new(options.config.clone(), options.ledger.clone()), key),
+        (_, key) => whole(options, &Place::new(options.config.clone(), options.ledger.clone()), key, kept),
     }
 }
 
 /// Reads a file, or says why it cannot be.
-fn read(file: &Path) -> Result<Vec<u8>, OpenError> {
+fn read(file: &Path) -> Result<Vec<u8>, String> {
     let bytes = file::read(file, FILE_AT_MOST);
-    bytes.map(|bytes| bytes.expose().clone()).map_err(|e| OpenError::Unusable(format!("{}: {e}", file.display())))
+    bytes.map(|bytes| bytes.expose().clone()).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-fn read_text(file: &Path) -> Result<String, OpenError> {
-    String::from_utf8(read(file)?).map_err(|_| OpenError::Damaged(format!("{}: it is not UTF-8", file.display())))
+/// What `serve` keeps elsewhere.
+fn copied(file: &Path) -> Result<Kept, OpenError> {
+    let place = file.display().to_string();
+    let note = String::from_utf8(read(file).map_err(OpenError::Unusable)?);
+    let note = note.map_err(|_| OpenError::Damaged(format!("{place}: it is not UTF-8")))?;
+    Ok(Kept { place, note })
 }
 
 fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
-    let (bytes, text) = match read(entry).and_then(|bytes| Ok((bytes, read_text(proof)?))) {
+    let (bytes, text) = match read(entry).and_then(|bytes| Ok((bytes, read(proof)?))) {
         Ok(read) => read,
-        Err(error) => return page::ledger(&error),
+        Err(words) => {
+            page::complain(words);
+            return Exit::Usage;
+        }
     };
-    match receipt::verify(&bytes, &text, key) {
+    let text = str::from_utf8(&text).map_err(|_| "it is not UTF-8".to_owned());
+    match text.and_then(|text| receipt::verify(&bytes, text, key).map_err(|fault| fault.to_string())) {
         Ok(proven) if json => {
             let (origin, index, size) = (proven.origin.as_str(), proven.index, proven.size);
             page::json(&serde_json::json!({"ok": true, "origin": origin, "index": index, "size": size}));
@@ -91,7 +100,7 @@ fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
         }
         Err(fault) => {
             if json {
-                page::json(&serde_json::json!({"ok": false, "fault": fault.to_string()}));
+                page::json(&serde_json::json!({"ok": false, "fault": fault}));
             }
             page::complain(format_args!("{}: {fault}", proof.display()));
             if bytes.ends_with(b"\n") {
@@ -102,7 +111,7 @@ fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
     }
 }
 
-fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>) -> Exit {
+fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>, kept: Option<Kept>) -> Exit {
     let section = match place.section() {
         Ok(section) => section,
         Err(exit) => return exit,
@@ -113,14 +122,11 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>) -> Exit {
         Ok(meant) => meant,
         Err(exit) => return exit,
     };
-    let checkpoint = options.checkpoint.clone().or(copy);
+    let place = options.checkpoint.clone().or_else(|| copy.clone());
     let kept_elsewhere = key.is_some();
     let verified = || -> Result<Verified, OpenError> {
         // Read first: the ledger only grows.
-        let kept = checkpoint.as_deref().map(|file| -> Result<Kept, OpenError> {
-            Ok(Kept { place: file.display().to_string(), note: read_text(file)? })
-        });
-        let kept = kept.transpose()?;
+        let kept = kept.map_or_else(|| copy.as_deref().map(copied).transpose(), |kept| Ok(Some(kept)))?;
         let ledger = Stored::open(&meant)?;
         let key = match key {
             Some(key) => key,
@@ -140,7 +146,7 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>) -> Exit {
             if options.json {
                 page::json(&json(&verified));
             } else {
-                page::line(table(&verified, kept_elsewhere, checkpoint.as_deref()));
+                page::line(table(&verified, kept_elsewhere, place.as_deref()));
             }
             if verified.report.signed.is_none() {
                 page::complain(

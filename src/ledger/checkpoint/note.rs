@@ -247,6 +247,30 @@ impl fmt::Display for NoteFault {
 /// # Errors
 /// Says what does not fit.
 pub(super) fn open<'a>(note: &'a str, key: &VerifyingKey) -> Result<&'a str, NoteFault> {
+    let (text, signatures) = parse(note)?;
+    let mut signed = false;
+    for Signature { name, id, bytes } in signatures {
+        if name == key.origin.as_str() && id == key.id() {
+            let public = UnparsedPublicKey::new(&ED25519, key.public);
+            public.verify(text.as_bytes(), &bytes).map_err(|_| NoteFault::Forged(key.to_string()))?;
+            signed = true;
+        }
+    }
+    if signed { Ok(text) } else { Err(NoteFault::Unsigned(key.to_string())) }
+}
+
+/// One line under a note's text.
+pub(super) struct Signature<'a> {
+    name: &'a str,
+    id: [u8; ID_BYTES],
+    bytes: Vec<u8>,
+}
+
+/// Text and signatures of a note, by its form alone.
+///
+/// # Errors
+/// Says what does not fit.
+pub(super) fn parse(note: &str) -> Result<(&str, Vec<Signature<'_>>), NoteFault> {
     if note.len() > LONGEST_NOTE {
         return Err(NoteFault::TooLarge);
     }
@@ -257,28 +281,23 @@ pub(super) fn open<'a>(note: &'a str, key: &VerifyingKey) -> Result<&'a str, Not
     let (text, rest) = note.split_at_checked(end + 1).ok_or(NoteFault::Form)?;
     let lines = rest.strip_prefix('\n').and_then(|rest| rest.strip_suffix('\n')).ok_or(NoteFault::Form)?;
     let before = text.lines().count() + 1;
-    let mut signed = false;
+    let mut signatures = Vec::new();
     for (place, line) in (1..).zip(lines.split('\n')) {
         if place > MOST_SIGNATURES {
             return Err(NoteFault::TooLarge);
         }
-        let (name, id, signature) = signature(line).ok_or(NoteFault::Line(before + place))?;
-        if name == key.origin.as_str() && id == key.id() {
-            let public = UnparsedPublicKey::new(&ED25519, key.public);
-            public.verify(text.as_bytes(), &signature).map_err(|_| NoteFault::Forged(key.to_string()))?;
-            signed = true;
-        }
+        signatures.push(signature(line).ok_or(NoteFault::Line(before + place))?);
     }
-    if signed { Ok(text) } else { Err(NoteFault::Unsigned(key.to_string())) }
+    Ok((text, signatures))
 }
 
-/// Name, key id and signature of `— <name> <base64>`.
-fn signature(line: &str) -> Option<(&str, [u8; ID_BYTES], Vec<u8>)> {
+/// Reads `— <name> <base64>`.
+fn signature(line: &str) -> Option<Signature<'_>> {
     let (name, encoded) = line.strip_prefix("— ")?.split_once(' ')?;
     let bytes = STANDARD.decode(encoded).ok()?;
     let (id, signature) = bytes.split_first_chunk()?;
     let fits = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '+') && !signature.is_empty();
-    fits.then_some((name, *id, signature.to_vec()))
+    fits.then(|| Signature { name, id: *id, bytes: signature.to_vec() })
 }
 
 #[cfg(test)]

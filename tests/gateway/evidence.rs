@@ -1,0 +1,68 @@
+//! Evidence that is not what it should be: the words are wrong, the answer is no, or the ledger is broken.
+
+use crate::provider::Provider;
+use crate::restoring::{Past, said, text};
+use crate::running::BINARY;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn a_receipt_that_is_no_text_does_not_fit_and_one_that_is_not_there_is_a_fault_of_usage() {
+    let past = Past::new(&Provider::start());
+    let entry = past.receipts.join("2.entry");
+    let verify = |entry: &Path, proof: &Path, json: &[&str]| {
+        let words =
+            [&["audit", "verify", "--receipt", text(entry), text(proof), "--vkey", &past.old_key], json].concat();
+        said(&Command::new(BINARY).args(words).output().unwrap())
+    };
+    let proof = past.receipts.join("2.tlog-proof");
+    assert_eq!(verify(&entry, &proof, &[]).0, Some(0));
+    let strange = past.gateway.folder.path().join("strange");
+    std::fs::write(&strange, [0xff, 0xfe, 0]).unwrap();
+    let (code, words) = verify(&entry, &strange, &[]);
+    assert!(code == Some(1) && words.contains("it is not UTF-8"), "{words}");
+    let (code, words) = verify(&entry, &strange, &["--json"]);
+    assert!(code == Some(1) && words.starts_with("{\"fault\":"), "{words}");
+    let missing = past.gateway.folder.path().join("missing");
+    assert_eq!((verify(&entry, &missing, &[]).0, verify(&missing, &proof, &[]).0), (Some(64), Some(64)));
+}
+
+#[test]
+fn a_kept_checkpoint_that_is_none_is_a_fault_of_usage_and_one_that_contradicts_is_damage() {
+    let provider = Provider::start();
+    let past = Past::new(&provider);
+    drop(past.serve());
+    let kept = past.gateway.folder.path().join("kept");
+    let note = std::fs::read_to_string(&past.elsewhere).unwrap();
+    let asked = |contents: &[u8], code: i32, words: &str| {
+        std::fs::write(&kept, contents).unwrap();
+        for command in [&["audit", "verify"][..], &["audit", "restore", "--from", text(&past.backup)]] {
+            let command = [command, &["--checkpoint", text(&kept)]].concat();
+            let (is, told) = said(&crate::running::command(&command, &past.config()));
+            // A backup that lacks what was signed is not put back, and that is a no.
+            let wanted = if code == 0 && command.contains(&"restore") { 1 } else { code };
+            assert!(is == Some(wanted) && told.contains(words), "{command:?} {contents:?}: {is:?} {told}");
+        }
+    };
+    asked(note.as_bytes(), 0, "");
+    let with_key = format!("{note}{}\n", past.old_key);
+    asked(with_key.as_bytes(), 0, "");
+    let cut = note.rsplit_once("\n\n").unwrap().0;
+    let size = note.lines().nth(1).unwrap();
+    for wrong in [
+        b"".to_vec(),
+        b"\xff\xfe".to_vec(),
+        cut.as_bytes().to_vec(),
+        format!("{note}{}", note.lines().last().unwrap()).into_bytes(),
+        format!("{note}something else\n").into_bytes(),
+        note.replacen(&format!("\n{size}\n"), "\nmany\n", 1).into_bytes(),
+        past.old_key.clone().into_bytes(),
+    ] {
+        asked(&wrong, 64, "--checkpoint");
+    }
+    let other = note.replacen(&format!("\n{size}\n"), "\n1\n", 1);
+    asked(other.as_bytes(), 74, "one of them was changed");
+    std::fs::remove_file(&kept).unwrap();
+    let (code, words) = past.verify(&["--checkpoint", text(&kept)]);
+    assert!(code == Some(64) && words.contains("--checkpoint"), "{words}");
+}
