@@ -2,9 +2,17 @@
 
 use crate::provider::Provider;
 use crate::restoring::{Past, said, text};
-use crate::running::BINARY;
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, command};
+use crate::wire::delete;
 use std::path::Path;
 use std::process::Command;
+
+fn sql(file: &Path, sql: &str) {
+    crate::old::python(
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript(sys.argv[2]); db.close()",
+        &[file, Path::new(sql)],
+    );
+}
 
 #[test]
 fn a_receipt_that_is_no_text_does_not_fit_and_one_that_is_not_there_is_a_fault_of_usage() {
@@ -65,4 +73,53 @@ fn a_kept_checkpoint_that_is_none_is_a_fault_of_usage_and_one_that_contradicts_i
     std::fs::remove_file(&kept).unwrap();
     let (code, words) = past.verify(&["--checkpoint", text(&kept)]);
     assert!(code == Some(64) && words.contains("--checkpoint"), "{words}");
+}
+
+/// Commands that only read.
+const READING: [&[&str]; 10] = [
+    &["audit", "search"],
+    &["audit", "show", "1"],
+    &["audit", "tail"],
+    &["audit", "export"],
+    &["audit", "export", "--format", "csv"],
+    &["audit", "stats"],
+    &["audit", "checkpoint"],
+    &["audit", "verify"],
+    &["audit", "reindex"],
+    &["status"],
+];
+
+#[test]
+fn a_newer_ledger_and_a_foreign_file_are_named_by_every_command_and_left_as_they_are() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    let id = delete(gateway.listen, TARGET, TOKEN).header("x-request-id").unwrap().to_owned();
+    assert!(gateway.stop().success());
+    let (folder, ledger) = (gateway.folder.path(), gateway.folder.path().join("ledger"));
+    let file = ledger.join("ledger.db");
+    let (tiles, proofs, backup) = (folder.join("tiles"), folder.join("proofs"), folder.join("backup"));
+    let more: [&[&str]; 5] = [
+        &["audit", "export", "--tiles", text(&tiles)],
+        &["audit", "prove", &id, "--out", text(&proofs)],
+        &["audit", "backup", "--to", text(&backup)],
+        &["freeze", "--all", "--reason", "x"],
+        &["serve"],
+    ];
+    let search = || std::fs::read(ledger.join("search.db")).ok();
+    let refused = |words: &str| {
+        let before = (std::fs::read(&file).unwrap(), search());
+        for command in READING.iter().chain(&more) {
+            let (code, told) = said(&crate::running::command(command, &gateway.config()));
+            assert!(code == Some(74) && told.contains(words), "{command:?}: {code:?} {told}");
+            assert!((std::fs::read(&file).unwrap(), search()) == before, "{command:?} touched it");
+        }
+    };
+    sql(&file, "PRAGMA user_version = 99");
+    refused("is a ledger of version 99; this program knows versions up to 1");
+    std::fs::remove_dir_all(&ledger).unwrap();
+    std::fs::create_dir(&ledger).unwrap();
+    sql(&file, "CREATE TABLE diary (day TEXT); INSERT INTO diary VALUES ('monday')");
+    refused("is another program's database");
+    assert_eq!(command(&["audit", "verify", "--json"], &gateway.config()).status.code(), Some(74));
+    assert!(!tiles.exists() && !backup.exists());
 }

@@ -92,13 +92,8 @@ pub(super) fn strange(
 
 /// What makes a database another one than a ledger that this version writes; only read, not touched.
 fn foreign(db: &Connection, set_up: fn(&Connection) -> rusqlite::Result<()>) -> rusqlite::Result<Option<String>> {
-    let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
-    let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
-    if application != APPLICATION && !(application == 0 && contents(db)?.is_empty()) {
-        return Ok(Some("is another program's database".to_owned()));
-    }
-    if version > VERSION {
-        return Ok(Some(format!("is a ledger of version {version}; this program knows versions up to {VERSION}")));
+    if let Some(what) = of_others(db)? {
+        return Ok(Some(what));
     }
     match strange(db, set_up)? {
         Some(_) if strange(db, backup_tables)?.is_none() => {
@@ -106,6 +101,18 @@ fn foreign(db: &Connection, set_up: fn(&Connection) -> rusqlite::Result<()>) -> 
         }
         strange => Ok(strange),
     }
+}
+
+/// What its mark says of a database that is not a ledger that this version knows. One without mark and contents is a
+/// ledger that is being made.
+fn of_others(db: &Connection) -> rusqlite::Result<Option<String>> {
+    let number = |pragma: &str| db.query_row(pragma, [], |row| row.get::<_, i32>(0));
+    let (application, version) = (number("PRAGMA application_id")?, number("PRAGMA user_version")?);
+    if application != APPLICATION && !(application == 0 && contents(db)?.is_empty()) {
+        return Ok(Some("is another program's database".to_owned()));
+    }
+    let newer = || format!("is a ledger of version {version}; this program knows versions up to {VERSION}");
+    Ok((version > VERSION).then(newer))
 }
 
 /// Refuses a file that is not a ledger that this version knows. One that has moved can be read.
@@ -188,6 +195,7 @@ pub(super) fn tables(db: &Connection) -> rusqlite::Result<()> {
     standing::set_up(db)
 }
 
+/// Opens the database beside whoever writes to it. A file that is not a ledger that this version knows is not read.
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
     let file = folder.join(FILE);
     if !file.exists() {
@@ -200,7 +208,9 @@ pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
         db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(db)
     };
-    open().map_err(|e| unusable(folder, "cannot be read", &e))
+    let db = open().map_err(|e| unusable(folder, "cannot be read", &e))?;
+    no_other(of_others(&db), &file)?;
+    Ok(db)
 }
 
 /// Whether the numbers of the entries begin at 0, or where the log was pruned, and leave room: rows outside are nobody's
