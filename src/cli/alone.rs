@@ -92,9 +92,12 @@ pub(super) fn is_served(folder: &Path) -> bool {
     sqlite::holder(folder).is_some_and(|pid| name(pid).is_ok_and(|name| name.trim_end() == "wasend-gateway"))
 }
 
-/// A process serves the ledger, and does not answer, or not in words that are understood.
+/// A process serves the ledger, and does not answer, or not in words that are understood. Or its socket was left behind.
 pub(super) fn silent(folder: &Path, words: &str) -> Exit {
-    let process =
-        sqlite::holder(folder).map_or_else(|| "the process that serves".to_owned(), |pid| format!("process {pid}"));
-    complain(Exit::Unavailable, &format!("{process} holds this ledger and is not to be talked to: {words}"))
+    let who = match sqlite::holder(folder) {
+        Some(_) if !is_served(folder) => "nothing serves this ledger, but its control.sock is there and".to_owned(),
+        Some(pid) => format!("process {pid} holds this ledger and"),
+        None => "the process that serves holds this ledger and".to_owned(),
+    };
+    complain(Exit::Unavailable, &format!("{who} is not to be talked to: {words}"))
 }

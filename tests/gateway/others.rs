@@ -1,11 +1,13 @@
-//! A ledger of another user.
+//! A ledger of another user, one that may not be looked into, and folders that hold none.
 
 use crate::provider::Provider;
 use crate::restoring::{said, text};
-use crate::running::{Gateway, TARGET, TOKEN, command};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, command};
 use crate::wire::delete;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Nobody's, as far as this machine knows.
 const NOBODY: u32 = 65534;
@@ -66,4 +68,71 @@ fn another_users_ledger_is_neither_restored_nor_reindexed_by_root() {
     let (code, said) = said(&command(&["audit", "restore", "--from", text(&backup)], &gateway.config()));
     assert!(code == Some(69) && said.contains("belongs to uid 65534: do this as that user"), "{said}");
     assert!(!ledger.exists());
+}
+
+#[test]
+fn a_folder_that_may_not_be_looked_into_is_neither_empty_nor_served() {
+    if !is_root() {
+        return;
+    }
+    let provider = Provider::start();
+    let (gateway, _) = stopped(&provider);
+    let (folder, ledger) = (gateway.folder.path(), gateway.folder.path().join("ledger"));
+    std::fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&ledger, Permissions::from_mode(0o700)).unwrap();
+    let binary = folder.join("binary");
+    std::fs::copy(BINARY, &binary).unwrap();
+    let as_nobody = |words: &[&str]| {
+        let id = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()];
+        let mut command = Command::new("setpriv");
+        command.args(id).arg(&binary).args(words).arg("--config").arg(gateway.config());
+        said(&command.output().unwrap())
+    };
+    for words in [
+        &["status"][..],
+        &["freeze", "--all", "--reason", "x"],
+        &["unfreeze", "--all", "--reason", "x"],
+        &["audit", "search"],
+        &["audit", "verify"],
+        &["audit", "checkpoint"],
+        &["audit", "prune", "--before", "400d"],
+    ] {
+        let (code, said) = as_nobody(words);
+        assert!(code == Some(69) && said.contains("may not be read by this user"), "{words:?}: {said}");
+        assert!(!said.contains("there is no") && !said.contains("holds this ledger"), "{words:?}: {said}");
+    }
+    // Where the folder is open and a socket was left by a process that died, nothing serves either.
+    let mut again =
+        Gateway::in_folder(gateway.folder.clone(), &std::fs::read_to_string(gateway.config()).unwrap(), &[]);
+    std::fs::set_permissions(&ledger, Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(ledger.join("lock"), Permissions::from_mode(0o644)).unwrap();
+    let (code, said) = as_nobody(&["freeze", "--all", "--reason", "x"]);
+    let served = format!("process {} holds this ledger", again.process_id());
+    assert!(code == Some(69) && said.contains(&served) && said.contains("Permission denied"), "{said}");
+    again.kill();
+    let (code, said) = as_nobody(&["freeze", "--all", "--reason", "x"]);
+    assert!(code == Some(69) && said.contains("nothing serves this ledger"), "{said}");
+}
+
+#[test]
+fn a_file_in_the_place_of_the_folder_is_named() {
+    let provider = Provider::start();
+    let (gateway, backup) = stopped(&provider);
+    let ledger = gateway.folder.path().join("ledger");
+    std::fs::remove_dir_all(&ledger).unwrap();
+    std::fs::write(&ledger, "a file").unwrap();
+    for words in [
+        &["status"][..],
+        &["freeze", "--all", "--reason", "x"],
+        &["audit", "export"],
+        &["audit", "reindex"],
+        &["audit", "restore", "--from", text(&backup)],
+        &["serve"],
+    ] {
+        let (code, said) = said(&command(words, &gateway.config()));
+        assert!(
+            code == Some(69) && said.contains("ledger is not a folder; ledger.path names one"),
+            "{words:?}: {said}"
+        );
+    }
 }

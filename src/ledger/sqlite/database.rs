@@ -3,7 +3,7 @@
 //! The path of a commit touches ordered keys alone: `entry` grows at its end, `in_flight` holds the few
 //! intents without an outcome under their sequence numbers.
 
-use super::{moving, standing};
+use super::{folder as place, moving, standing};
 use crate::ledger::OpenError;
 use crate::ledger::verify::Standing;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
@@ -197,10 +197,8 @@ pub(super) fn tables(db: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the database beside whoever writes to it. A file that is not a ledger that this version knows is not read.
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
-    let file = folder.join(FILE);
-    if !file.exists() {
-        return Err(OpenError::Unusable(format!("there is no ledger in {}; `serve` makes one", folder.display())));
-    }
+    let none = format!("there is no ledger in {}; `serve` makes one", folder.display());
+    let file = place::readable(folder, FILE, &none)?;
     let open = || -> rusqlite::Result<Connection> {
         let db =
             Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

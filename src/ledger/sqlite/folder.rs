@@ -2,8 +2,9 @@
 //! outcomes when the disk is full.
 
 use crate::ledger::OpenError;
+use rustix::fs::{Access, access};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,9 @@ impl Watched {
 impl Lock {
     pub(super) fn take(folder: &Path) -> Result<Self, OpenError> {
         let unusable = |what: &str, e: std::io::Error| OpenError::Unusable(format!("{} {what}: {e}", folder.display()));
+        if folder.exists() && !folder.is_dir() {
+            return Err(no_folder(folder));
+        }
         create(folder).map_err(|e| unusable("cannot be created", e))?;
         let mut file = OpenOptions::new()
             .create(true)
@@ -161,6 +165,25 @@ fn create(folder: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn no_folder(path: &Path) -> OpenError {
+    OpenError::Unusable(format!("{} is not a folder; ledger.path names one", path.display()))
+}
+
+/// A file of a ledger's folder that can be read; where it is not there, `none` says so. It is not opened: closing it would
+/// let go of the locks that SQLite holds on it in this process.
+pub(super) fn readable(folder: &Path, name: &str, none: &str) -> Result<PathBuf, OpenError> {
+    let file = folder.join(name);
+    let Err(error) = access(&file, Access::READ_OK).map_err(std::io::Error::from) else { return Ok(file) };
+    if error.kind() == ErrorKind::NotFound {
+        return Err(OpenError::Unusable(none.to_owned()));
+    }
+    if error.kind() == ErrorKind::NotADirectory && !folder.is_dir() {
+        return Err(no_folder(folder));
+    }
+    let (user, file) = (rustix::process::geteuid().as_raw(), file.display());
+    Err(OpenError::Unusable(format!("{file} may not be read by this user, uid {user}: {error}")))
 }
 
 /// Makes the names of new files in a folder durable.

@@ -1,7 +1,7 @@
 //! `tree.db`: the SQL of the tree. A row a tile, the newest signed checkpoint, and the key that verifies it; tiles and
 //! checkpoint change in one transaction, which is durable before anybody sees the checkpoint.
 
-use super::database;
+use super::{database, folder as place};
 use crate::ledger::OpenError;
 use crate::ledger::checkpoint::note::VerifyingKey;
 use crate::ledger::tree::proof::Tiles;
@@ -72,11 +72,8 @@ impl TreeStore {
 
     /// Opens it beside whoever writes it.
     pub(super) fn open_to_read(folder: &Path) -> Result<Self, OpenError> {
-        let file = folder.join(FILE);
-        if !file.exists() {
-            let words = format!("there is no {FILE} in {}; `serve` makes it", folder.display());
-            return Err(OpenError::Unusable(words));
-        }
+        let none = format!("there is no {FILE} in {}; `serve` makes it", folder.display());
+        let file = place::readable(folder, FILE, &none)?;
         let open = || -> rusqlite::Result<Connection> {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let db = Connection::open_with_flags(&file, flags)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 /// Why nothing was said.
 #[derive(Debug)]
 pub enum NotHeard {
-    /// No process listens there.
+    /// No process listens there, or this user cannot look there: then opening the ledger says why.
     Nobody,
     /// One does, and says no, in these words.
     No(String),
@@ -32,10 +32,12 @@ pub fn ask<T>(folder: &Path, verb: &Verb, wanted: impl FnOnce(Said) -> Option<T>
 fn said(folder: &Path, verb: &Verb) -> Result<Said, NotHeard> {
     let silent = |e: std::io::Error| NotHeard::Silent(e.to_string());
     let nobody = |e: std::io::Error| {
-        let is_nobody = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        let none = [ErrorKind::NotFound, ErrorKind::ConnectionRefused, ErrorKind::NotADirectory];
+        let is_nobody = none.contains(&e.kind());
         if is_nobody { NotHeard::Nobody } else { silent(e) }
     };
-    let (_folder, path) = short(folder).map_err(nobody)?;
+    let unseen = |e: std::io::Error| if e.kind() == ErrorKind::PermissionDenied { NotHeard::Nobody } else { nobody(e) };
+    let (_folder, path) = short(folder).map_err(unseen)?;
     let mut stream = UnixStream::connect(path).map_err(nobody)?;
     let timed = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| stream.set_write_timeout(Some(PATIENCE)));
     timed.map_err(silent)?;
