@@ -136,3 +136,15 @@ fn a_file_in_the_place_of_the_folder_is_named() {
         );
     }
 }
+
+#[test]
+fn a_backup_that_is_not_there_leaves_no_folder_behind() {
+    let provider = Provider::start();
+    let (gateway, _) = stopped(&provider);
+    let ledger = gateway.folder.path().join("ledger");
+    std::fs::remove_dir_all(&ledger).unwrap();
+    let missing = gateway.folder.path().join("missing");
+    let (code, said) = said(&command(&["audit", "restore", "--from", text(&missing)], &gateway.config()));
+    assert!(code == Some(69) && said.contains("there is no such file"), "{said}");
+    assert!(!ledger.exists());
+}

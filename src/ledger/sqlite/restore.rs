@@ -102,13 +102,17 @@ pub fn restore(
     wish: &Wish<'_>,
     mut progress: impl FnMut(&'static str, u64, u64),
 ) -> Result<Restored, RestoreFault> {
+    let from = wish.from.map_or_else(|| config.path.join(database::FILE), Path::to_owned);
+    // Before a folder is made; to finish an interrupted one, none is needed any more.
+    if !swap::is_ready(&config.path) {
+        Old::open(&from)?;
+    }
     let _lock = Lock::take(&config.path)?;
     moving::refuse_moved_from(&config.path)?;
     if swap::is_ready(&config.path) {
         swap::finish(config)?;
         return Ok(Restored::Finished);
     }
-    let from = wish.from.map_or_else(|| config.path.join(database::FILE), Path::to_owned);
     let old = Old::open(&from)?;
     let (key, is_at_hand) = key(config, &old)?;
     let known = known(config, wish, &old, &key)?;

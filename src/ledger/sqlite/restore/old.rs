@@ -9,6 +9,8 @@ use crate::ledger::sqlite::{backup, database, folder, moving, prune};
 use crate::ledger::tree::{Head, Tree, leaf_hash};
 use crate::ledger::{OpenError, READ_AT_MOST};
 use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use std::path::Path;
 
 /// A backup, or a ledger that nobody writes to.
@@ -36,9 +38,10 @@ impl Built {
 impl Old {
     pub(super) fn open(from: &Path) -> Result<Self, OpenError> {
         let unusable = |e: &dyn std::fmt::Display| OpenError::Unusable(format!("{}: {e}", from.display()));
-        if !from.exists() {
-            return Err(unusable(&"there is no such file"));
-        }
+        access(from, Access::READ_OK).map_err(|e| match e {
+            Errno::NOENT => unusable(&"there is no such file"),
+            e => unusable(&std::io::Error::from(e)),
+        })?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(from, flags).map_err(|e| unusable(&e))?;
         moving::refuse_moved(&db)?;
