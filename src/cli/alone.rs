@@ -86,10 +86,9 @@ pub(super) fn arm() -> Result<(), Exit> {
     Ok(())
 }
 
-/// Whether the process that last held the ledger is still there, as far as this one can see it: its socket may be gone.
+/// Whether a process holds the ledger, whatever it is called: its socket may be gone.
 pub(super) fn is_served(folder: &Path) -> bool {
-    let name = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm"));
-    sqlite::holder(folder).is_some_and(|pid| name(pid).is_ok_and(|name| name.trim_end() == "wasend-gateway"))
+    sqlite::is_held(folder)
 }
 
 /// A process serves the ledger, and does not answer, or not in words that are understood. Or its socket was left behind.

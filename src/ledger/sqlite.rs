@@ -70,6 +70,12 @@ pub fn holder(path: &Path) -> Option<u32> {
     std::fs::read_to_string(path.join("lock")).ok()?.trim().parse().ok()
 }
 
+/// Whether a process holds the ledger in this folder, as far as this one may look.
+#[must_use]
+pub fn is_held(path: &Path) -> bool {
+    folder::is_held(path)
+}
+
 /// How many notes may wait; more are counted instead.
 const NOTES_AT_MOST: usize = 1024;
 

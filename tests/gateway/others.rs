@@ -2,7 +2,7 @@
 
 use crate::provider::Provider;
 use crate::restoring::{said, text};
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, command};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::delete;
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -147,4 +147,28 @@ fn a_backup_that_is_not_there_leaves_no_folder_behind() {
     let (code, said) = said(&command(&["audit", "restore", "--from", text(&missing)], &gateway.config()));
     assert!(code == Some(69) && said.contains("there is no such file"), "{said}");
     assert!(!ledger.exists());
+}
+
+#[test]
+fn a_process_of_any_name_that_holds_the_ledger_serves_it() {
+    let provider = Provider::start();
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let renamed = folder.path().join("renamed");
+    std::fs::copy(BINARY, &renamed).unwrap();
+    let words = format!("shift; exec '{}' \"$@\"", renamed.display());
+    let configuration =
+        crate::running::configuration(&provider.url(), &[], &crate::running::caller("moderation", TOKEN, ""));
+    let mut gateway =
+        Gateway::attempt(folder, &configuration, &[], &["sh", "-c", &words, "sh"]).map_err(|(_, log)| log).unwrap();
+    let socket = gateway.folder.path().join("ledger/control.sock");
+    eventually("it listens", || socket.exists());
+    std::fs::remove_file(&socket).unwrap();
+    let (code, words) = said(&command(&["status"], &gateway.config()));
+    assert!(code == Some(69) && words.contains(&format!("process {}", gateway.process_id())), "{words}");
+    // Looking does not disturb: it goes on, and the lock is its own.
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert_eq!(command(&["serve"], &gateway.config()).status.code(), Some(69));
+    gateway.kill();
+    let (code, words) = said(&command(&["status"], &gateway.config()));
+    assert!(code == Some(0) && words.contains("no process serves this ledger"), "{words}");
 }

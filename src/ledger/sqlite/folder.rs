@@ -1,12 +1,18 @@
 //! The ledger's folder: the lock that keeps a second writer out, and the reserve that keeps room for
 //! outcomes when the disk is full.
 
+use crate::clock::{moment, since};
 use crate::ledger::OpenError;
 use rustix::fs::{Access, access};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// For how long a lock that is not ours may be that of somebody who only looks, and how often it is tried meanwhile.
+const BEARING: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Held for life. The lock goes with the process, however it ends.
 pub(super) struct Lock {
@@ -47,14 +53,14 @@ impl Lock {
             .write(true)
             .open(folder.join("lock"))
             .map_err(|e| unusable("cannot be written to", e))?;
-        match file.try_lock() {
+        match exclusively(&file) {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
+            Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
                 let _ = file.read_to_string(&mut text);
                 return Err(OpenError::Held(text.trim().parse().ok()));
             }
-            Err(std::fs::TryLockError::Error(e)) => return Err(unusable("cannot be locked", e)),
+            Err(TryLockError::Error(e)) => return Err(unusable("cannot be locked", e)),
         }
         let name = || -> std::io::Result<()> {
             file.set_len(0)?;
@@ -167,6 +173,23 @@ fn create(folder: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Locks a file for this process alone. Who looks with [`is_held`] is borne with.
+fn exclusively(file: &File) -> Result<(), TryLockError> {
+    let began = moment();
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if since(began) < BEARING => std::thread::sleep(PAUSE),
+            locked => return locked,
+        }
+    }
+}
+
+/// Whether a process holds the ledger in this folder. It is asked for with a shared lock that is let go at once. That is
+/// `flock`'s, which closing this file takes from nobody else.
+pub(super) fn is_held(folder: &Path) -> bool {
+    File::open(folder.join("lock")).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
 fn no_folder(path: &Path) -> OpenError {
     OpenError::Unusable(format!("{} is not a folder; ledger.path names one", path.display()))
 }
@@ -190,4 +213,33 @@ pub(super) fn readable(folder: &Path, name: &str, none: &str) -> Result<PathBuf,
 pub(super) fn sync(folder: &Path) -> Result<(), OpenError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|e| OpenError::Unusable(format!("{} cannot be synced: {e}", folder.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn who_looks_whether_a_ledger_is_held_is_told_and_keeps_nobody_from_taking_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!is_held(folder.path()), "there is no lock yet");
+        drop(Lock::take(folder.path()).unwrap());
+        let both = Barrier::new(2);
+        for _ in 0..500 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let looking = File::open(folder.path().join("lock")).unwrap();
+                    looking.try_lock_shared().unwrap();
+                    both.wait();
+                });
+                both.wait();
+                assert!(Lock::take(folder.path()).is_ok(), "a look kept it from being taken");
+            });
+        }
+        assert!(!is_held(folder.path()));
+        let _held = Lock::take(folder.path()).unwrap();
+        assert!(is_held(folder.path()));
+        assert!(matches!(Lock::take(folder.path()), Err(OpenError::Held(Some(_)))));
+    }
 }
