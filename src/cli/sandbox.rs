@@ -8,12 +8,19 @@ use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// Where to listen; loopback alone
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
+    /// Where to listen: a loopback address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090", value_parser = loopback)]
     listen: SocketAddr,
     /// The key that it accepts: a made-up one, since nothing here is real
     #[arg(long, value_name = "KEY")]
     api_key: String,
+}
+
+/// Whoever reaches it can tell it how to behave: nobody from elsewhere does.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "is not an address with a port, such as 127.0.0.1:8090".to_owned())?;
+    if address.ip().to_canonical().is_loopback() { Ok(address) } else { Err("is not a loopback address".to_owned()) }
 }
 
 pub(super) fn run(options: Options) -> Exit {

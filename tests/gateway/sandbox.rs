@@ -136,3 +136,18 @@ fn it_has_the_picture_routes_behind_its_key() {
     assert_eq!((sandbox.picture("1"), sandbox.picture("1@g.us")), (200, 200));
     assert_eq!(sandbox.ask("DELETE", "/sess%31/groups/1/picture", KEY, "").status, 400);
 }
+
+#[test]
+fn it_listens_on_a_loopback_address_alone() {
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8090"] {
+        let mut child = Command::new("timeout")
+            .args(["5", BINARY, "sandbox", "--listen", address, "--api-key", "canary-provider-key-000"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(64), "{address}");
+        let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        assert!(said.contains("is not a loopback address"), "{said}");
+    }
+}
