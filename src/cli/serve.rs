@@ -205,7 +205,7 @@ async fn serve(
     let shared = (Arc::clone(&gateway), operators);
     let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
     reach(&gateway.store, &ports, &stop_ops).await;
-    page::line(serde_json::json!({"ready": true, "listen": listen.to_string(), "ops": ops.to_string()}));
+    page::json(&Ready { ready: true, listen, ops });
     tracing::info!(%listen, %ops, "ready");
 
     let exit = signals.until_told(&gateway, &reload).await;
@@ -225,6 +225,14 @@ async fn serve(
     stop_ops.cancel();
     tracing::info!("stopped");
     Ok(exit)
+}
+
+/// What is printed when callers can call.
+#[derive(serde::Serialize)]
+struct Ready {
+    ready: bool,
+    listen: SocketAddr,
+    ops: SocketAddr,
 }
 
 struct Signals {

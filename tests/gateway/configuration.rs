@@ -3,7 +3,8 @@
 use crate::provider::Provider;
 use crate::running::{BINARY, Gateway, KEY, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{delete, get};
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 fn check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -234,4 +235,20 @@ fn too_few_open_files_are_a_clear_refusal_to_start_and_few_mean_fewer_connection
         said.contains("fewer connections than listen.max_connections") && said.contains("already writes"),
         "{said}"
     );
+}
+
+#[test]
+fn the_ready_line_has_its_members_in_the_promised_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("gateway.toml");
+    std::fs::write(&config, configuration("http://127.0.0.1:9", &[], &caller("moderation", TOKEN, ""))).unwrap();
+    std::fs::write(folder.path().join("key"), "canary-provider-key-000").unwrap();
+    let serve = ["serve", "--config", config.to_str().unwrap()];
+    let mut child = Command::new(BINARY).args(serve).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.starts_with("{\"ready\":true,\"listen\":\"127.0.0.1:"), "{line}");
+    assert!(line.contains("\",\"ops\":\"127.0.0.1:") && line.ends_with("\"}\n"), "{line}");
 }
