@@ -345,3 +345,17 @@ fn what_is_still_open_is_not_known_rather_than_nothing_once_the_ledger_is_broken
     let shown = said(&command(&["status"], &gateway.config()));
     assert!(shown.contains("not known"), "{shown}");
 }
+
+#[test]
+fn within_ten_seconds_a_stopped_process_is_named_and_what_it_may_still_do_is_said() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    gateway.signal("STOP");
+    let began = std::time::Instant::now();
+    let output = command(&["freeze", "--all", "--reason", "x"], &gateway.config());
+    let (code, words) = (output.status.code(), said(&output));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(code == Some(69) && words.contains(&format!("process {}", gateway.process_id())), "{words}");
+    assert!(words.contains("once it goes on it may still do what it was asked"), "{words}");
+    gateway.signal("CONT");
+}

@@ -1,9 +1,13 @@
 //! The asking side, for commands. It blocks, and never for longer than the deadline.
 
-use super::{ANSWER_AT_MOST, PATIENCE, Said, Verb, short};
+use super::{ANSWER_AT_MOST, Said, Verb, short};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long an answer is waited for: a second less than what is promised of `freeze`.
+const PATIENCE: Duration = Duration::from_secs(9);
 
 /// Why nothing was said.
 #[derive(Debug)]
@@ -47,7 +51,10 @@ fn said(folder: &Path, verb: &Verb) -> Result<Said, NotHeard> {
     let mut answer = Vec::new();
     BufReader::new(stream.take(ANSWER_AT_MOST)).read_until(b'\n', &mut answer).map_err(|e| {
         if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-            return NotHeard::Silent(format!("it did not answer in {} s", PATIENCE.as_secs()));
+            let seconds = PATIENCE.as_secs();
+            return NotHeard::Silent(format!(
+                "it did not answer in {seconds} s; once it goes on it may still do what it was asked"
+            ));
         }
         silent(e)
     })?;
