@@ -149,3 +149,19 @@ fn tail_is_a_table_on_a_terminal_and_json_in_a_pipe() {
     assert!(!table.contains('{') && !table.contains("\u{1b}"), "{table}");
     assert!(on_a_terminal("--json").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
+
+#[test]
+fn show_shows_an_entry_that_belongs_to_no_request_and_search_takes_an_id_in_capitals() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let id = delete(gateway.listen, TARGET, TOKEN).header("x-request-id").unwrap().to_owned();
+    let (code, words) = ask(&gateway, &["audit", "show", "0", "--json"]);
+    assert_eq!(code, Some(0), "{words}");
+    assert_eq!(serde_json::from_str::<Value>(&words).unwrap(), gateway.entries()[0]);
+    let (code, words) = ask(&gateway, &["audit", "show", "0"]);
+    assert!(code == Some(0) && words.starts_with("entry 0\n") && words.contains("start"), "{words}");
+    assert_eq!(ask(&gateway, &["audit", "show", "4000"]).0, Some(1));
+    for id in [id.to_uppercase(), id] {
+        assert_eq!(rows(&gateway, &["--request-id", &id]).len(), 1, "{id}");
+    }
+}

@@ -3,6 +3,7 @@
 use super::{Common, when};
 use crate::cli::{Exit, page};
 use crate::clock::Timestamp;
+use crate::id::RequestId;
 use crate::ledger::search::{Query, Row};
 use crate::ledger::{OpenError, Reader};
 
@@ -93,12 +94,17 @@ fn cells(row: Row) -> Vec<String> {
     ]
 }
 
+/// A request id as entries have it.
+fn spelt(id: &str) -> String {
+    RequestId::parse(id).map_or_else(|| id.to_owned(), |id| id.to_string())
+}
+
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
     let found = ledger.search(&Query {
         caller: options.caller.clone(),
         session: options.session.clone(),
         group: options.group.clone(),
-        request_id: options.request_id.clone(),
+        request_id: options.request_id.as_deref().map(spelt),
         outcome: options.outcome.clone(),
         decision: options.decision.clone(),
         open: options.open,

@@ -5,31 +5,36 @@ use crate::cli::{Exit, page};
 use crate::id::RequestId;
 use crate::ledger::glance::Glance;
 use crate::ledger::search::decode;
-use crate::ledger::{OpenError, Reader};
+use crate::ledger::{Entries, OpenError, Reader};
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
     #[command(flatten)]
     pub(super) common: Common,
-    /// The X-Request-Id of its answer, or the number of one of its entries
+    /// The X-Request-Id of its answer, or the number of one of its entries; of one that belongs to no request, that entry
     request: String,
 }
 
-/// The request that is meant: by its id, or by an entry of it.
-fn meant(text: &str, ledger: &dyn Reader) -> Result<String, OpenError> {
+/// The entries of the request that is meant, by its id or by one of them. An entry of no request stands for itself.
+fn meant(text: &str, ledger: &dyn Reader) -> Result<Entries, OpenError> {
     if let Some(id) = RequestId::parse(text) {
-        return Ok(id.to_string());
+        return ledger.request(&id.to_string());
     }
-    let Ok(seq) = text.parse::<u64>() else { return Ok(text.to_owned()) };
+    let Ok(seq) = text.parse::<u64>() else { return ledger.request(text) };
     let entries = ledger.read(seq, seq.saturating_add(1))?;
-    let Some((seq, bytes)) = entries.first() else { return Ok(text.to_owned()) };
-    let entry = decode(*seq, bytes)?;
-    Ok(entry.get("request_id").and_then(|id| id.as_str()).unwrap_or(text).to_owned())
+    let Some((is, bytes)) = entries.first().filter(|(is, _)| *is == seq) else { return Ok(Entries::new()) };
+    let entry = decode(*is, bytes)?;
+    match entry.get("request_id").and_then(|id| id.as_str()) {
+        Some(id) => ledger.request(id),
+        None => Ok(entries),
+    }
 }
 
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
-    let entries = ledger.request(&meant(&options.request, ledger)?)?;
-    let begun = |(seq, bytes): &(u64, Vec<u8>)| Glance::at(*seq, bytes).is_ok_and(|entry| entry.decision().is_some());
+    let entries = meant(&options.request, ledger)?;
+    let begun = |(seq, bytes): &(u64, Vec<u8>)| {
+        Glance::at(*seq, bytes).is_ok_and(|entry| entry.decision().is_some() || entry.request_id.is_empty())
+    };
     if let Some(pruned) = ledger.pruned()?.filter(|_| !entries.iter().any(begun)) {
         let first = pruned.first;
         page::complain(format_args!(
