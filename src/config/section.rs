@@ -275,9 +275,18 @@ impl Section {
     pub(super) fn finish(self) {
         for (name, value) in &self.rest {
             let what = format!("is not a known key; here there are: {}", self.known.join(", "));
-            self.fault(name, value.origin(), what);
+            self.fault(name, origin(value), what);
         }
     }
+}
+
+/// Where a value came from. A table that the environment made has no origin; what is in it has.
+fn origin(value: &Value) -> Option<&str> {
+    let within = || match &value.kind {
+        ValueKind::Table(table) => table.values().find_map(origin),
+        _ => None,
+    };
+    value.origin().or_else(within)
 }
 
 fn word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {

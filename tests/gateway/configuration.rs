@@ -252,3 +252,11 @@ fn the_ready_line_has_its_members_in_the_promised_order() {
     assert!(line.starts_with("{\"ready\":true,\"listen\":\"127.0.0.1:"), "{line}");
     assert!(line.contains("\",\"ops\":\"127.0.0.1:") && line.ends_with("\"}\n"), "{line}");
 }
+
+#[test]
+fn an_unknown_key_of_the_environment_is_said_to_be_of_the_environment() {
+    let text = configuration("http://127.0.0.1:9", &[], &caller("moderation", TOKEN, ""));
+    let (status, said) = check(&text, &[("WASEND_GATEWAY__NO__SUCH", "1"), ("WASEND_GATEWAY__SURPRISE", "1")]);
+    assert_eq!(status, Some(64), "{said}");
+    assert!(said.contains("no (the environment)") && said.contains("surprise (the environment)"), "{said}");
+}
