@@ -82,7 +82,7 @@ impl Problem {
     }
 
     fn frozen(reason: &str) -> Self {
-        let detail = format!("deletions are stopped by an operator: {reason}");
+        let detail = format!("deletions are stopped: {reason}");
         Self::refused(StatusCode::FORBIDDEN, "frozen", "Deletions are stopped", detail)
     }
 

@@ -151,3 +151,15 @@ fn callers_at_once_and_a_kill_in_between_get_exactly_the_budget_through() {
     assert_eq!(provider.heads().len(), 40);
     assert!(!gateway.log().contains(KEY));
 }
+
+#[test]
+fn a_budget_that_froze_its_caller_is_no_operator() {
+    let provider = Provider::start();
+    let budgets = "budgets = [{ max = 1, per_s = 86400, on_exhausted = \"freeze\" }]\n";
+    let gateway = Gateway::with(&configuration(&provider.url(), &[], &caller("moderation", TOKEN, budgets)));
+    let answers = [(); 4].map(|()| delete(gateway.listen, TARGET, TOKEN));
+    let last = &answers[3];
+    assert_eq!((last.status, last.code()), (403, "frozen".into()));
+    let detail = last.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("deletions are stopped: the budget of 1 "), "{detail}");
+}
