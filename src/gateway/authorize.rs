@@ -98,7 +98,7 @@ impl Permit {
             trace_id: once("traceparent").and_then(trace_id),
             caller_request_id: once("x-request-id").filter(visible).map(str::to_owned),
         };
-        (accepted.target, Asked { intention, key, budgets: self.budgets })
+        (accepted.target, Asked { key, budgets: self.budgets, ..intention.into() })
     }
 }
 

@@ -38,23 +38,25 @@ impl From<Refused> for Unintended {
     }
 }
 
-fn declined(declined: Declined, caller: &CallerName) -> NotAdmitted {
+fn declined(declined: Declined, caller: &CallerName) -> Refused {
     match declined {
-        Declined::Frozen(reason) => NotAdmitted::Frozen(reason),
-        Declined::InFlight => NotAdmitted::InFlight,
-        Declined::KeyReused => NotAdmitted::KeyReused,
+        Declined::Frozen(reason) => NotAdmitted::Frozen(reason).into(),
+        Declined::InFlight => NotAdmitted::InFlight.into(),
+        Declined::KeyReused => NotAdmitted::KeyReused.into(),
+        Declined::Unsendable => Refused::KeyUnavailable,
         Declined::BudgetExhausted { budget, retry_after_s } => {
             let each = match budget.per {
                 Per::Caller => "",
                 Per::Session => " in each session",
             };
             let whose = format!("the budget of {caller} is {} in {} s{each}", budget.max, budget.per_s);
-            NotAdmitted::BudgetExhausted { whose, retry_after_s }
+            NotAdmitted::BudgetExhausted { whose, retry_after_s }.into()
         }
     }
 }
 
-/// Builds the provider's request, then records the intent. When this returns `Ok`, the entry survives a crash.
+/// Builds the provider's request, then records the intent. When this returns `Ok`, the entry survives a crash. Without a
+/// key for the provider nothing is recorded; what was answered under an idempotency key is answered again.
 ///
 /// # Errors
 /// 403, 409, 422 and 429 when the ledger does not admit it, 503 without a key or without a durable entry, 500 when the URL would not be the one that was meant,
@@ -71,12 +73,15 @@ pub async fn intend(
     let prepare = AssertUnwindSafe(|| {
         failpoint::hit("intend");
         let Admission { permit, slot } = admission;
-        let (target, asked) = permit.into_asked(trace.id, trace.peer);
+        let (target, mut asked) = permit.into_asked(trace.id, trace.peer);
         failpoint::hit("prepare");
-        let prepared = upstream.prepare(&target).map_err(|unprepared| match unprepared {
-            Unprepared::NoKey => Refused::KeyUnavailable,
-            Unprepared::OtherUrl => Refused::Internal,
-        })?;
+        let prepared = match upstream.prepare(&target) {
+            Ok(prepared) => Some(prepared),
+            Err(Unprepared::NoKey) if asked.key.is_some() => None,
+            Err(Unprepared::NoKey) => return Err(Refused::KeyUnavailable),
+            Err(Unprepared::OtherUrl) => return Err(Refused::Internal),
+        };
+        asked.can_be_sent = prepared.is_some();
         Ok((prepared, asked, slot))
     });
     let (prepared, asked, slot) = catch_unwind(prepare).unwrap_or(Err(Refused::Internal))?;
@@ -85,14 +90,16 @@ pub async fn intend(
     let (caller, session) = (asked.intention.caller.clone(), asked.intention.session.clone());
     let is_keyed = asked.key.is_some();
     let intending = tokio::time::timeout_at(deadline.into(), ledger.intend(asked));
-    match intending.await.unwrap_or(Intended::Unavailable) {
-        Intended::Recorded(recorded) => {
+    match (intending.await.unwrap_or(Intended::Unavailable), prepared) {
+        (Intended::Recorded(recorded), Some(prepared)) => {
             trace.seq = Some(recorded.seq());
             trace.mark("intend", started);
             Ok(Intent { recorded, prepared, deadline, slot, caller, session, is_keyed })
         }
-        Intended::Declined(why) => Err(Refused::from(declined(why, &caller)).into()),
-        Intended::Replay(replay) => Err(Unintended::Replay(replay)),
-        Intended::Unavailable => Err(Refused::LedgerUnavailable.into()),
+        // No store admits what cannot be sent.
+        (Intended::Recorded(_), None) => Err(Refused::Internal.into()),
+        (Intended::Declined(why), _) => Err(declined(why, &caller).into()),
+        (Intended::Replay(replay), _) => Err(Unintended::Replay(replay)),
+        (Intended::Unavailable, _) => Err(Refused::LedgerUnavailable.into()),
     }
 }

@@ -98,12 +98,14 @@ pub struct Asked {
     pub key: Option<IdempotencyKey>,
     /// The budgets that it counts against.
     pub budgets: Arc<[Budget]>,
+    /// Whether it could be sent. What cannot is not admitted: it is asked whether its key was answered before.
+    pub can_be_sent: bool,
 }
 
 impl From<Intention> for Asked {
     /// Without a key and without budgets.
     fn from(intention: Intention) -> Self {
-        Self { intention, key: None, budgets: Arc::default() }
+        Self { intention, key: None, budgets: Arc::default(), can_be_sent: true }
     }
 }
 
@@ -122,14 +124,17 @@ pub struct Question {
     pub key: Option<Mark>,
     /// The budgets that it counts against.
     pub budgets: Arc<[Budget]>,
+    /// Whether it could be sent.
+    pub can_be_sent: bool,
 }
 
 impl From<&Asked> for Question {
-    fn from(Asked { intention, key, budgets }: &Asked) -> Self {
+    fn from(Asked { intention, key, budgets, can_be_sent }: &Asked) -> Self {
         let (caller, session) = (intention.caller.clone(), intention.session.clone());
         let target = Mark::of_target(session.as_str(), intention.group.bare());
         let key = key.as_ref().map(|key| Mark::of_key(caller.as_str(), key.as_str()));
-        Self { request_id: intention.request_id, caller, session, target, key, budgets: Arc::clone(budgets) }
+        let (request_id, budgets, can_be_sent) = (intention.request_id, Arc::clone(budgets), *can_be_sent);
+        Self { request_id, caller, session, target, key, budgets, can_be_sent }
     }
 }
 
@@ -236,6 +241,8 @@ pub enum Declined {
     InFlight,
     /// The key was used for another target.
     KeyReused,
+    /// It could not be sent.
+    Unsendable,
     /// A budget is used up.
     BudgetExhausted {
         /// Which.
@@ -270,6 +277,9 @@ pub fn decide(asked: &Question, known: Known<'_>, now: Timestamp) -> Decided {
             Standing::Unknown => Decided::Replay(Replay { request_id, answered: None }),
             Standing::Answered(answered) => Decided::Replay(Replay { request_id, answered: Some(answered) }),
         };
+    }
+    if !asked.can_be_sent {
+        return Decided::Decline(Declined::Unsendable);
     }
     if known.in_flight {
         return Decided::Decline(Declined::InFlight);

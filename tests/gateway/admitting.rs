@@ -163,3 +163,25 @@ fn a_budget_that_froze_its_caller_is_no_operator() {
     let detail = last.json()["detail"].as_str().unwrap().to_owned();
     assert!(detail.starts_with("deletions are stopped: the budget of 1 "), "{detail}");
 }
+
+#[test]
+fn without_the_providers_key_a_finished_key_is_answered_again_and_nothing_else_is_recorded() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let keyed = |target: &str, key: &str| keyed(&gateway, target, key);
+    let first = keyed(TARGET, "k");
+    assert_eq!(first.status, 200);
+    std::fs::remove_file(gateway.folder.path().join("key")).unwrap();
+    gateway.signal("HUP");
+    eventually("the key is gone", || gateway.log().contains("there is no key for the provider any more"));
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).code(), "key-unavailable");
+    let replay = keyed(TARGET, "k");
+    assert_eq!((replay.status, &replay.body), (200, &first.body));
+    assert_eq!(replay.header("x-request-id"), first.header("x-request-id"));
+    assert_eq!(replay.header("idempotency-replayed"), Some("true"));
+    let other = "/sess1/groups/2@g.us/picture";
+    assert_eq!(keyed(other, "k").code(), "idempotency-key-reused");
+    assert_eq!(keyed(other, "k2").code(), "key-unavailable");
+    assert_eq!((gateway.of_kind("intent").len(), gateway.of_kind("outcome").len()), (1, 1));
+    assert_eq!(provider.heads().len(), 1);
+}

@@ -56,6 +56,11 @@ pub(super) async fn a_key_replays_its_answer_and_survives_a_restart(place: Place
         let expected = Replay { request_id, answered };
         assert!(matches!(&replay, Intended::Replay(replay) if *replay == expected), "{key}: {replay:?}");
         assert_eq!(declined(&*ledger, keyed(key, "9")).await, Declined::KeyReused);
+        // What cannot be sent is answered from its key all the same, and from nothing else.
+        let unsendable = |key, group| Asked { can_be_sent: false, ..keyed(key, group) };
+        assert!(matches!(ledger.intend(unsendable(key, group)).await, Intended::Replay(replay) if replay == expected));
+        assert_eq!(declined(&*ledger, unsendable(key, "9")).await, Declined::KeyReused);
+        assert_eq!(declined(&*ledger, unsendable("k9", group)).await, Declined::Unsendable);
     }
     drop(admitted(&*ledger, keyed("k3", "9")).await);
     ledger.close().await;
