@@ -110,14 +110,17 @@ fn killed_at_every_named_point_it_keeps_every_promise() {
     let rounds = count(50);
     for round in 0..rounds {
         for point in &points {
-            let at = if point.starts_with("recovery") || point.starts_with("stop") { 1 } else { 1 + random.below(12) };
+            let once = ["recovery", "stop", "reload"].iter().any(|begins| point.starts_with(begins));
+            let at = if once { 1 } else { 1 + random.below(12) };
             match crashes.start(&format!("{point}=kill@{at};{}", way.next().unwrap())) {
                 Err((code, _)) => assert!(code.is_none() && point.starts_with("recovery"), "{point}"),
                 Ok(mut gateway) => {
                     let load = Load::on(gateway.listen);
-                    if point.starts_with("stop") {
-                        eventually("deletions", || crashes.provider.heads().len() >= 3);
-                        gateway.signal("TERM");
+                    for (begins, signal) in [("stop", "TERM"), ("reload", "HUP")] {
+                        if point.starts_with(begins) {
+                            eventually("deletions", || crashes.provider.heads().len() >= 3);
+                            gateway.signal(signal);
+                        }
                     }
                     assert_eq!(gateway.ended().code(), None, "{point}@{at} was not reached");
                     crashes.promises.heard.extend(load.heard());
