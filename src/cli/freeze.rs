@@ -196,7 +196,7 @@ impl Saying {
             return;
         }
         let end = until.map_or_else(|| "until somebody unfreezes it".to_owned(), |until| format!("until {until}"));
-        let longer = if until == self.until { "" } else { ": an earlier freeze of it lasts as long" };
+        let longer = if until == self.until { "" } else { ": an earlier freeze of it says so" };
         page::line(format_args!("frozen: of {} nothing new is sent, {end}{longer}", self.covers));
     }
 

@@ -8,8 +8,8 @@ use crate::id::Origin;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What a ledger without a configuration keeps free while what is open in it is closed.
-const RESERVE_BYTES: u64 = 64 * 1024;
+/// What a ledger without a configuration keeps free: as the default says, so that what `serve` keeps is not made less.
+const RESERVE_BYTES: u64 = 16 * 1024 * 1024;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Where the database is, for several replicas.

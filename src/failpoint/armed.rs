@@ -53,6 +53,7 @@ const POINTS: &[&str] = &[
     "copy-arrived",
     "restore-before-commit",
     "stop",
+    "stop-begin",
     "stop-before-commit",
     "stop-after-commit",
 ];
@@ -158,6 +159,7 @@ pub(super) fn hit(name: &'static str) {
                 continue;
             }
             Action::Linger => {
+                tracing::warn!(name, "is lingered at");
                 std::thread::sleep(Duration::from_secs(5));
                 continue;
             }

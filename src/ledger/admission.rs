@@ -15,6 +15,19 @@ use std::time::Duration;
 /// How long an idempotency key is kept, from its intent on.
 pub const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// So many intents are remembered of each counter, however few its budgets allow: one that is made larger finds them.
+#[cfg(not(test))]
+const REMEMBERED: u32 = 1_000;
+/// So that tests come to where it ends.
+#[cfg(test)]
+const REMEMBERED: u32 = 8;
+
+/// How many intents have to be remembered for a budget of `max`.
+#[must_use]
+pub fn remembered(max: u32) -> u32 {
+    max.max(REMEMBERED)
+}
+
 /// A name by the first half of its SHA-256: what the tables beside the entries hold, so that no id stands there. Of a
 /// target, where both spellings of a group are one; of a caller's idempotency key; of what counts for a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,8 +168,8 @@ impl Question {
         for budget in self.budgets.iter() {
             let mark = self.counter(budget);
             match counters.iter_mut().find(|(known, _)| *known == mark) {
-                Some((_, most)) => *most = budget.max.max(*most),
-                None => counters.push((mark, budget.max)),
+                Some((_, most)) => *most = remembered(budget.max).max(*most),
+                None => counters.push((mark, remembered(budget.max))),
             }
         }
         counters

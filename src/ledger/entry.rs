@@ -1,6 +1,6 @@
 //! Entries: one JSON object each, in the order of their members below, at most 65,535 bytes.
 
-use super::admission::{Asked, Mark};
+use super::admission::{Asked, Mark, remembered};
 use super::freeze::{Covers, Freeze};
 use crate::clock::Timestamp;
 use crate::config::Per;
@@ -61,7 +61,7 @@ pub(super) struct Counted {
 impl From<Asked> for Intent {
     fn from(Asked { intention, key, budgets, .. }: Asked) -> Self {
         let key = key.map(|key| Mark::of_key(intention.caller.as_str(), key.as_str()));
-        let most = |per| budgets.iter().filter(|budget| budget.per == per).map(|budget| budget.max).max();
+        let most = |per| budgets.iter().filter(|budget| budget.per == per).map(|budget| remembered(budget.max)).max();
         let budgets = Counted { caller: most(Per::Caller), session: most(Per::Session) };
         Self { intention, key, budgets }
     }
@@ -349,13 +349,13 @@ mod tests {
             trace_id: None,
             caller_request_id: Some("a\"b".into()),
         };
-        let budgets = [Budget { max: 5, per_s: 60, per: Per::Caller, on_exhausted: OnExhausted::Refuse }];
+        let budgets = [Budget { max: 5_000, per_s: 60, per: Per::Caller, on_exhausted: OnExhausted::Refuse }];
         let key = IdempotencyKey::parse(b"k");
         let mark = Mark::of_key("c", "k");
         let body = Body::Intent(Asked { key, budgets: budgets.into(), ..intention.into() }.into());
         let text = String::from_utf8(encode(7, Timestamp::from_micros(0), &body).unwrap()).unwrap();
         let expected = format!(
-            r#"{{"v":1,"seq":7,"time":"1970-01-01T00:00:00.000000Z","kind":"intent","request_id":"{id}","caller":"c","credential":"t","peer":"10.0.0.1","session":"s1","group":"1@g.us","rule":"c.allow[0]","policy":"sha256:x","caller_request_id":"a\"b","key":"{mark}","budgets":{{"caller":5}}}}"#
+            r#"{{"v":1,"seq":7,"time":"1970-01-01T00:00:00.000000Z","kind":"intent","request_id":"{id}","caller":"c","credential":"t","peer":"10.0.0.1","session":"s1","group":"1@g.us","rule":"c.allow[0]","policy":"sha256:x","caller_request_id":"a\"b","key":"{mark}","budgets":{{"caller":5000}}}}"#
         );
         assert_eq!(text, expected);
     }

@@ -1,11 +1,12 @@
 //! Files that change while it runs: the new policy is in force at once, a bad file changes nothing, and nothing in
 //! between is ever wider than one of the two.
 
+use crate::crash::FAILPOINTS;
 use crate::full::SmallDisk;
-use crate::provider::Provider;
+use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::soak::count;
-use crate::wire::{delete, get};
+use crate::wire::{delete, get, response};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -333,4 +334,27 @@ fn a_policy_and_refusals_of_a_time_in_which_another_program_holds_the_database_a
     assert!(gateway.stop().success());
     let refused = gateway.entries().into_iter().any(|entry| entry.to_string().contains("not-allowed"));
     assert!(refused, "the refusals are told, one by one or counted");
+}
+
+#[test]
+fn an_outcome_that_could_not_be_recorded_before_is_recorded_with_the_stop() {
+    let provider = Provider::start();
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let mut gateway = Gateway::in_folder(folder, &watched(&provider, "sess1"), &[(FAILPOINTS, "stop-begin=linger")]);
+    let go_on = Arc::new(AtomicBool::new(false));
+    provider.next(Reply::When(go_on.clone()));
+    let mut waiting = gateway.send();
+    eventually("it is at the provider", || provider.heads().len() == 1);
+    let holding = Holding::begin(&gateway);
+    go_on.store(true, Ordering::SeqCst);
+    let answer = response(&mut waiting).unwrap();
+    assert_eq!((answer.status, answer.header("ledger-warning")), (200, Some("outcome-unrecorded")));
+    gateway.signal("TERM");
+    // The writer has done with its queue, and lingers before it stops.
+    eventually("its last try is over", || gateway.log().contains("is lingered at"));
+    drop(holding);
+    assert!(gateway.ended().success());
+    let kinds: Vec<_> = gateway.entries().iter().map(|entry| entry["kind"].clone()).collect();
+    let is_whole = kinds.iter().any(|kind| kind == "outcome") && kinds.last().is_some_and(|kind| kind == "stop");
+    assert!(is_whole, "{kinds:?}");
 }

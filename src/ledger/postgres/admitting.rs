@@ -27,11 +27,10 @@ pub(super) struct Key {
     pub(super) kept: Kept,
 }
 
-/// The newest ordinal of a counter, how many are remembered, and the times of those that a budget may look at.
+/// The newest ordinal of a counter, and the times of those that a budget may look at.
 #[derive(Debug, Default)]
 pub(super) struct Counter {
     pub(super) newest: i64,
-    pub(super) kept: i64,
     pub(super) times_us: HashMap<i64, i64>,
 }
 
@@ -122,10 +121,7 @@ impl Admitting {
             times.push(now.as_micros());
             seqs.push(number);
             self.rows.forgotten.0.push(bytes(&mark));
-            // One that is made smaller and larger again finds what it had.
-            let most = counter.kept.max(most.into());
-            counter.kept = most.min(counter.kept + 1);
-            self.rows.forgotten.1.push(counter.newest - most);
+            self.rows.forgotten.1.push(counter.newest - i64::from(most));
             counters.extend_from_slice(mark.as_bytes());
         }
         let (seqs, ids, targets, keys, counted) = &mut self.rows.off;

@@ -27,10 +27,8 @@ const KEYS: &str = "
     FROM ledger.idempotency k WHERE k.key = ANY($1::bytea[])";
 /// A budget of `max` looks at the intent `max` before the next one; the last of so many intents looks further.
 const COUNTERS: &str = "
-    SELECT a.counter, n.newest, s.ordinal, s.time_us, o.kept FROM unnest($1::bytea[], $2::int8[]) AS a (counter, max)
+    SELECT a.counter, n.newest, s.ordinal, s.time_us FROM unnest($1::bytea[], $2::int8[]) AS a (counter, max)
     CROSS JOIN LATERAL (SELECT coalesce(max(ordinal), 0) AS newest FROM ledger.spent WHERE counter = a.counter) n
-    CROSS JOIN LATERAL (
-        SELECT coalesce(n.newest - min(ordinal) + 1, 0) AS kept FROM ledger.spent WHERE counter = a.counter) o
     LEFT JOIN ledger.spent s ON s.counter = a.counter AND s.ordinal > n.newest - a.max
         AND s.ordinal <= n.newest - a.max + $3";
 const WRITES: [&str; 14] = [
@@ -125,7 +123,7 @@ fn counters(rows: &[Row]) -> Result<HashMap<Mark, Counter>, Error> {
     let mut counters: HashMap<Mark, Counter> = HashMap::new();
     for row in rows {
         let counter = counters.entry(mark(row, 0)?).or_default();
-        (counter.newest, counter.kept) = (row.try_get(1)?, row.try_get(4)?);
+        counter.newest = row.try_get(1)?;
         if let (Some(ordinal), Some(time)) = (row.try_get(2)?, row.try_get(3)?) {
             counter.times_us.insert(ordinal, time);
         }

@@ -284,10 +284,14 @@ pub(super) fn standing(db: &Connection) -> Result<Standing, OpenError> {
 }
 
 /// Whether no other program has the database now.
-pub(super) fn is_free(db: &Connection) -> bool {
-    let begun = begin(db).is_ok();
+pub(super) fn is_free(db: &Connection) -> rusqlite::Result<bool> {
+    let begun = begin(db);
     roll_back(db);
-    begun
+    match begun {
+        Ok(()) => Ok(true),
+        Err(error) if is_held(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 pub(super) fn begin(db: &Connection) -> rusqlite::Result<()> {

@@ -118,6 +118,16 @@ pub(super) fn refuse(ops: Vec<Op>) {
     }
 }
 
+/// What is kept until it can be written, and the rest.
+pub(super) fn kept(ops: Vec<Op>) -> (Vec<Op>, Vec<Op>) {
+    ops.into_iter().partition(|op| matches!(op, Op::Conclude(..) | Op::Note(_)))
+}
+
+/// Outcomes, and the rest.
+pub(super) fn outcomes_first(ops: Vec<Op>) -> (Vec<Op>, Vec<Op>) {
+    ops.into_iter().partition(|op| matches!(op, Op::Conclude(..)))
+}
+
 /// Which failpoints a transaction passes.
 pub(super) struct Points {
     intents: bool,

@@ -283,17 +283,13 @@ fn before(db: &Connection, counter: &Mark, max: u32) -> Result<Option<Timestamp>
     Ok(time.map(Timestamp::from_micros))
 }
 
-/// Counts an intent, and forgets those that stand further back than any budget looks or has looked: one that is made
-/// smaller and larger again finds what it had.
+/// Counts an intent, and forgets those that stand further back than any budget looks.
 fn spend(db: &Connection, counter: &Mark, most: u32, now: Timestamp, seq: u64) -> Result<()> {
     let ordinal = newest(db, counter)? + 1;
-    let mut statement = db.prepare_cached("SELECT min(ordinal) FROM spent WHERE counter = ?1")?;
-    let oldest = statement.query_row([counter.as_bytes()], |row| row.get::<_, Option<i64>>(0))?;
-    let most = oldest.map_or(0, |oldest| ordinal - oldest).max(most.into());
     let sql = "INSERT INTO spent (counter, ordinal, time_us, seq) VALUES (?1, ?2, ?3, ?4)";
     db.prepare_cached(sql)?.execute((counter.as_bytes(), ordinal, now.as_micros(), seq.cast_signed()))?;
     let mut statement = db.prepare_cached("DELETE FROM spent WHERE counter = ?1 AND ordinal <= ?2")?;
-    statement.execute((counter.as_bytes(), ordinal - most)).map(drop)
+    statement.execute((counter.as_bytes(), ordinal - i64::from(most))).map(drop)
 }
 
 /// Takes an intent out of a counter; those behind it move up.

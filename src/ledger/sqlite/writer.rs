@@ -10,7 +10,7 @@ use super::database::{self, Sync};
 use super::folder::{Lock, Reserve};
 use super::follower::{Follow, Follower, Progress};
 use super::index::Index;
-use super::op::{Op, Owed, Points, Reading, answer, refuse};
+use super::op::{Op, Owed, Points, Reading, answer, kept, outcomes_first, refuse};
 use super::sealing::Sealer;
 use super::standing::Standing;
 use super::syncing::{Committed, Syncer, Syncing};
@@ -34,6 +34,8 @@ use tokio::sync::watch;
 
 /// The most entries in one transaction, so that the first of a long queue need not wait for its last.
 const BATCH_AT_MOST: usize = 256;
+/// How many freezes may wait for room.
+const FREEZES_AT_MOST: usize = 64;
 /// How often what could not be written is tried again. While the disk is full nobody may call, so nobody else asks.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
@@ -156,16 +158,25 @@ impl Writer {
         if let Some(syncing) = self.syncing.take() {
             syncing.end();
         }
+        failpoint::hit("stop-begin");
         // Who did not wait any more when the last of it was answered sends nothing: that is an outcome, too.
-        let (late, rest) = outcomes_first(self.queue.try_iter().collect());
+        let (mut late, rest) = outcomes_first(self.queue.try_iter().collect());
         refuse(rest);
+        // What could not be written so far is, if it can be by now. On a full disk there is room for outcomes alone.
+        let which = if self.health() == Health::Full { outcomes_first } else { kept };
+        let (mut kept, rest) = which(std::mem::take(&mut self.unwritten));
+        refuse(rest);
+        kept.append(&mut late);
+        let left = kept.len();
         // Only who was told to stop says that it has.
-        if closing
-            && self.health() != Health::Broken
-            && let Ok(head) = self.stop(late)
-        {
-            self.progress.committed(head.next);
-            failpoint::hit("stop-after-commit");
+        if closing && self.health() != Health::Broken {
+            match self.stop(kept) {
+                Ok(head) => {
+                    self.progress.committed(head.next);
+                    failpoint::hit("stop-after-commit");
+                }
+                Err(error) => tracing::error!(%error, left, "outcomes and notes could not be recorded before the end"),
+            }
         }
         // The follower reads the ledger: it ends before the writer's connection and the lock go.
         self.progress.end();
@@ -268,7 +279,10 @@ impl Writer {
     fn look(&mut self) {
         let is_over = match self.health() {
             Health::Full => self.reserve.restore(),
-            Health::Unreachable => database::is_free(&self.db),
+            Health::Unreachable => match database::is_free(&self.db) {
+                Ok(is_free) => is_free,
+                Err(error) => return self.break_down(&error, Vec::new()),
+            },
             Health::Writable | Health::Broken => false,
         };
         if is_over {
@@ -281,13 +295,14 @@ impl Writer {
     /// there for the brake, which waits until then.
     fn write_outcomes(&mut self, ops: Vec<Op>) {
         let (outcomes, rest) = outcomes_first(ops);
-        let (freezes, rest) = rest.into_iter().partition(|op| matches!(op, Op::Freeze(..)));
+        let (mut freezes, rest): (Vec<_>, _) = rest.into_iter().partition(|op| matches!(op, Op::Freeze(..)));
         self.keep(rest);
         self.write_in_reserve(outcomes);
         let waits = |op: &Op| matches!(op, Op::Conclude(..));
         if self.standing.nothing_is_open() && !self.unwritten.iter().any(waits) {
             self.write_in_reserve(freezes);
         } else {
+            refuse(freezes.split_off(freezes.len().min(FREEZES_AT_MOST)));
             self.unwritten.extend(freezes);
         }
     }
@@ -307,7 +322,7 @@ impl Writer {
     /// Tells those who wait that nothing of theirs is recorded, and keeps outcomes and notes until they can be.
     fn keep(&mut self, ops: Vec<Op>) {
         let (outcomes, rest) = outcomes_first(ops);
-        let (notes, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|op| matches!(op, Op::Note(_)));
+        let (notes, rest) = kept(rest);
         refuse(rest);
         for op in outcomes {
             if let Op::Conclude(seq, body, receipt) = op {
@@ -359,11 +374,6 @@ impl Writer {
 /// Says how the ledger is. Broken stays broken, whatever the writer finds: the sync thread may have said so meanwhile.
 fn turn(health: &watch::Sender<Health>, to: Health) {
     health.send_if_modified(|is| *is != Health::Broken && std::mem::replace(is, to) != to);
-}
-
-/// Outcomes, and the rest.
-fn outcomes_first(ops: Vec<Op>) -> (Vec<Op>, Vec<Op>) {
-    ops.into_iter().partition(|op| matches!(op, Op::Conclude(..)))
 }
 
 #[cfg(test)]

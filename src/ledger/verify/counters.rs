@@ -51,19 +51,18 @@ impl<'t> Counters<'t> {
         }
     }
 
-    /// Counts an intent; only the newest `most` are remembered, and never fewer than before.
+    /// Counts an intent; only the newest `most` are remembered.
     pub(super) fn spend(&mut self, counter: Mark, most: u32, seq: i64, time_us: i64) -> Mark {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let newest = self.counters.entry(counter).or_default();
-        // What was remembered is replaced one by one.
-        let forgotten = usize::from(newest.rows.len() >= most).min(newest.rows.len());
-        newest.rows.drain(..forgotten);
         newest.rows.push_back((seq, time_us));
         newest.last += 1;
+        let forgotten = newest.rows.len().saturating_sub(most);
+        newest.rows.drain(..forgotten);
         if !self.in_log_order {
-            let forgotten = usize::from(newest.late.len() >= most).min(newest.late.len());
-            newest.late.drain(..forgotten);
             newest.late.push_back(seq);
+            let forgotten = newest.late.len().saturating_sub(most);
+            newest.late.drain(..forgotten);
         }
         counter
     }
