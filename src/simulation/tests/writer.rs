@@ -32,6 +32,11 @@ impl Shared {
         *self.health.borrow()
     }
 
+    /// Broken stays broken: the task that syncs may have said so meanwhile.
+    fn turn(&self, to: Health) {
+        self.health.send_if_modified(|is| *is != Health::Broken && std::mem::replace(is, to) != to);
+    }
+
     fn break_down(&self, what: &str, ops: Vec<Op>) {
         self.health.send_replace(Health::Broken);
         self.world.happened(format_args!("the ledger breaks: {what}"));
@@ -220,7 +225,7 @@ impl Writer {
 
     async fn write(&mut self, ops: Vec<Op>) {
         if self.shared.health() == Health::Full && self.shared.world.has_room_again() {
-            self.shared.health.send_replace(Health::Writable);
+            self.shared.turn(Health::Writable);
         }
         let mut all = std::mem::take(&mut self.unwritten);
         all.extend(ops);
@@ -232,7 +237,7 @@ impl Writer {
             Health::Full => self.write_outcomes(all).await,
             Health::Writable => match self.shared.world.commit_fate() {
                 CommitFate::Full => {
-                    self.shared.health.send_replace(Health::Full);
+                    self.shared.turn(Health::Full);
                     self.write_outcomes(all).await;
                 }
                 fate @ (CommitFate::Done | CommitFate::Torn { .. } | CommitFate::InDoubt { .. }) => {
@@ -306,14 +311,14 @@ impl Writer {
     /// A commit without an answer: once it is known what became of it, intents are closed as never sent, and the rest is
     /// answered, or written again.
     async fn look_up(&mut self, ops: Vec<Op>, owed: Vec<Owed>, kept: bool) {
-        self.shared.health.send_replace(Health::Unreachable);
+        self.shared.turn(Health::Unreachable);
         self.shared.world.pause(Pause::LookUp).await;
         {
             let mut world = self.shared.world.lock();
             world.disk.sync();
             self.freezes.store(Arc::new(world.disk.standing.freezes.clone()));
         }
-        self.shared.health.send_replace(Health::Writable);
+        self.shared.turn(Health::Writable);
         for (op, owed) in ops.into_iter().zip(owed) {
             match (op, owed) {
                 (Op::Intend(_, answer), Owed::Recorded { seq, request_id, .. }) if kept => {
