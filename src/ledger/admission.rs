@@ -3,7 +3,7 @@
 //! knows, and records what comes of it in the same transaction.
 
 use super::entry::{End, Intention};
-use super::freeze::Freeze;
+use super::freeze::{Covers, Freeze};
 use crate::clock::Timestamp;
 use crate::config::{Budget, OnExhausted, Per};
 use crate::id::{CallerName, IdempotencyKey, RequestId, SessionId};
@@ -263,6 +263,19 @@ pub enum Declined {
         /// Whole seconds until one more is in it, at least 1.
         retry_after_s: u64,
     },
+}
+
+impl Declined {
+    /// The freeze that comes with it: a used up budget may be one that freezes its caller.
+    pub(super) fn freezes(&self, caller: &CallerName) -> Option<Freeze> {
+        let Self::BudgetExhausted { budget, .. } = self else { return None };
+        (budget.on_exhausted == OnExhausted::Freeze).then(|| Freeze {
+            covers: Covers::Caller { caller: caller.clone() },
+            until: None,
+            reason: format!("the budget of {} deletions in {} s was used up", budget.max, budget.per_s),
+            by: "the gateway".to_owned(),
+        })
+    }
 }
 
 /// An earlier answer under the same key.

@@ -4,11 +4,10 @@
 use super::admitting::{Admitting, Held, Wanted};
 use super::op::{Concluding, Op};
 use crate::clock::Timestamp;
-use crate::config::OnExhausted;
 use crate::id::RequestId;
 use crate::ledger::admission::{Decided, Declined, Question, Replay};
 use crate::ledger::entry::{Body, Encoded, End};
-use crate::ledger::freeze::{Covers, Freeze};
+use crate::ledger::freeze::Freeze;
 use std::collections::{HashMap, HashSet};
 
 /// What the database said once the head row was locked: nobody else changes it before the commit.
@@ -152,16 +151,7 @@ impl Plan {
 
     /// A used up budget may be one that freezes its caller.
     fn exhausted(&mut self, asked: &Question, declined: &Declined) {
-        let Declined::BudgetExhausted { budget, .. } = declined else { return };
-        if budget.on_exhausted != OnExhausted::Freeze {
-            return;
-        }
-        let freeze = Freeze {
-            covers: Covers::Caller { caller: asked.caller.clone() },
-            until: None,
-            reason: format!("the budget of {} deletions in {} s was used up", budget.max, budget.per_s),
-            by: "the gateway".to_owned(),
-        };
+        let Some(freeze) = declined.freezes(&asked.caller) else { return };
         tracing::warn!(caller = %asked.caller, reason = freeze.reason, "the caller is frozen until somebody unfreezes it");
         self.freeze(freeze);
     }

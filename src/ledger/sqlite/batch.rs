@@ -5,7 +5,6 @@ use super::op::{Concluding, Op, Owed};
 use super::standing::Standing;
 use super::unresolved;
 use crate::clock::Timestamp;
-use crate::config::OnExhausted;
 use crate::failpoint;
 use crate::ledger::Unresolved;
 use crate::ledger::admission::{Decided, Declined, Question};
@@ -101,16 +100,7 @@ impl<'a> Batch<'a> {
 
     /// A used up budget may be one that freezes its caller.
     fn exhausted(&mut self, asked: &Question, declined: &Declined) -> Result<()> {
-        let Declined::BudgetExhausted { budget, .. } = declined else { return Ok(()) };
-        if budget.on_exhausted != OnExhausted::Freeze {
-            return Ok(());
-        }
-        let freeze = Freeze {
-            covers: Covers::Caller { caller: asked.caller.clone() },
-            until: None,
-            reason: format!("the budget of {} deletions in {} s was used up", budget.max, budget.per_s),
-            by: "the gateway".to_owned(),
-        };
+        let Some(freeze) = declined.freezes(&asked.caller) else { return Ok(()) };
         tracing::warn!(caller = %asked.caller, reason = freeze.reason, "the caller is frozen until somebody unfreezes it");
         self.freeze(freeze)
     }
