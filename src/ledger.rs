@@ -343,6 +343,14 @@ pub trait ProofReader: tree::proof::Tiles<Error = OpenError> {
     fn standing(&self) -> Result<Option<verify::Standing>, OpenError> {
         Ok(None)
     }
+
+    /// The search data, to be held against the entries while these are verified. `None`: there are none yet.
+    ///
+    /// # Errors
+    /// In words, when they cannot be read, or are none of this ledger.
+    fn search_data(&self) -> Result<Option<Box<dyn verify::SearchData + '_>>, OpenError> {
+        Ok(None)
+    }
 }
 
 /// The most entries of one read: an open read transaction keeps the write-ahead log from being reused.

@@ -13,6 +13,14 @@ use std::ops::Deref;
 #[derive(Debug, Default, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text<'a>(Cow<'a, str>);
 
+impl Text<'_> {
+    /// The same text, borrowed.
+    #[must_use]
+    pub fn borrowed(&self) -> Text<'_> {
+        Text(Cow::Borrowed(&self.0))
+    }
+}
+
 impl Deref for Text<'_> {
     type Target = str;
 

@@ -10,7 +10,7 @@ use super::stats::{Span, Tally};
 use super::tree::Hash;
 use super::tree::proof::Tiles;
 use super::tree::tile::Tile;
-use super::verify::Standing;
+use super::verify::{SearchData, Standing};
 use super::{Entries, OpenError, ProofReader, Reader};
 use crate::config;
 
@@ -37,18 +37,6 @@ impl Stored {
             Some(_) => Self::Postgres(Box::new(PostgresReader::open(config)?)),
             None => Self::Sqlite(Box::new(SqliteReader::open(&config.path)?)),
         })
-    }
-
-    /// Holds the search data against the entries, from the first one to where they reach. `progress` hears how many of
-    /// how many are done. Returns how many they cover; `None`: there are none yet.
-    ///
-    /// # Errors
-    /// [`OpenError::Damaged`] names what they are wrong about.
-    pub fn compare_search(&self, progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
-        match self {
-            Stored::Sqlite(reader) => reader.compare_search(progress),
-            Stored::Postgres(reader) => reader.compare_search(progress),
-        }
     }
 
     fn reader(&self) -> &dyn Readable<Error = OpenError> {
@@ -116,5 +104,9 @@ impl ProofReader for Stored {
 
     fn standing(&self) -> Result<Option<Standing>, OpenError> {
         self.reader().standing()
+    }
+
+    fn search_data(&self) -> Result<Option<Box<dyn SearchData + '_>>, OpenError> {
+        self.reader().search_data()
     }
 }

@@ -10,6 +10,7 @@ mod standing;
 
 use super::checkpoint::Checkpoint;
 use super::checkpoint::note::VerifyingKey;
+use super::glance::Glance;
 use super::prune::Pruned;
 use super::tree::proof::{Prover, includes};
 use super::tree::tile::{TILE_WIDTH, Tile};
@@ -31,6 +32,21 @@ pub struct Kept {
     pub note: String,
 }
 
+/// What a store derives from the entries to be asked by, held against them while they are read: nobody reads them twice.
+pub trait SearchData {
+    /// Takes the next entry in. One that they do not cover is passed over.
+    ///
+    /// # Errors
+    /// In words, when they cannot be read.
+    fn see(&mut self, seq: u64, entry: &Glance<'_>) -> Result<(), OpenError>;
+
+    /// Compares, once all entries were seen. Returns how many they cover.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] names what they are wrong about; [`OpenError::Unusable`] where a prune came in between.
+    fn done(self: Box<Self>) -> Result<u64, OpenError>;
+}
+
 /// What was found: nothing bad.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -48,6 +64,8 @@ pub struct Report {
     /// frozen, idempotency keys, what budgets count. So many of those rows are about what these entries do not say: what
     /// was pruned, the log before this one, intents of older versions. `None`: it keeps none.
     pub beyond: Option<u64>,
+    /// How many entries the search data cover, which say just what these say. `None`: there are none yet.
+    pub searchable: Option<u64>,
     /// What was pruned, as a signed entry says: of it there are hashes alone, and they lead to the signed root.
     pub pruned: Option<Gone>,
     /// Intents without an outcome: sequence number and request.
@@ -88,7 +106,9 @@ pub fn verify<L: Reader + ProofReader>(
     kept: Option<&Kept>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, OpenError> {
-    // In this order: what says that entries were pruned is signed, and what is signed now is there when the length is read.
+    // In this order: the ledger only grows, so what is searchable now is there when the length is read, and so is what is
+    // signed; what says that entries were pruned is signed. What is wrong with the search data is told last.
+    let search = ledger.search_data();
     let pruned = ledger.pruned()?;
     let note = if ledger.has_tree() { ledger.checkpoint()? } else { None };
     let standing = ledger.standing()?;
@@ -107,6 +127,7 @@ pub fn verify<L: Reader + ProofReader>(
         frozen: Frozen::default(),
         row: Vec::new(),
         tiles: 0,
+        search,
         built: !ledger.is_being_built()?,
     };
     walk.compare_heads()?;
@@ -137,7 +158,7 @@ pub fn verify<L: Reader + ProofReader>(
             head.size
         )));
     }
-    let Walk { tiles, order, frozen, built, .. } = walk;
+    let Walk { tiles, order, frozen, built, search, .. } = walk;
     let beyond = standing.as_ref().map(|standing| standing.compare(&order, &frozen, admitted)).transpose()?;
     let kept = kept.map(|(head, _)| head);
     if signed.or(kept).is_none() {
@@ -145,7 +166,8 @@ pub fn verify<L: Reader + ProofReader>(
         return Err(OpenError::Unusable(words.to_owned()));
     }
     let (origin, tiles) = (key.origin().clone(), built.then_some(tiles));
-    Ok(Report { origin, entries: length, signed, kept, tiles, beyond, pruned, open: order.open() })
+    let searchable = search?.map(SearchData::done).transpose()?;
+    Ok(Report { origin, entries: length, signed, kept, tiles, beyond, searchable, pruned, open: order.open() })
 }
 
 fn open<'a>(note: &str, key: &VerifyingKey, place: &'a str) -> Result<(Head, &'a str), OpenError> {
@@ -165,6 +187,8 @@ struct Walk<'a, L> {
     /// The stored hashes of the entries around the next one.
     row: Vec<Hash>,
     tiles: u64,
+    /// What is wrong with them, where they cannot be compared.
+    search: Result<Option<Box<dyn SearchData + 'a>>, OpenError>,
     /// All tiles are there. While they are being built anew, the entries are held against the signed root alone.
     built: bool,
 }
@@ -228,18 +252,22 @@ impl<L: Reader + ProofReader> Walk<'_, L> {
         let formal = order::read(seq, bytes).and_then(|entry| {
             self.order.see(&entry)?;
             self.frozen.see(&entry, bytes)?;
-            admitted.see(&entry)
+            admitted.see(&entry)?;
+            Ok(entry)
         });
         let stored = self.stored_leaf(seq)?;
         let foreign = stored.filter(|stored| *stored != leaf).map(|stored| self.blame(seq, &leaf, &stored));
-        let words = match (formal, foreign) {
-            (Ok(()), None) => None,
-            (Ok(()), Some(foreign)) => Some(foreign),
-            (Err(formal), None) => Some(formal),
-            (Err(formal), Some(foreign)) => Some(format!("{formal}; it {foreign}")),
+        let entry = match (formal, foreign) {
+            (Ok(entry), None) => Ok(entry),
+            (Ok(_), Some(foreign)) => Err(foreign),
+            (Err(formal), None) => Err(formal),
+            (Err(formal), Some(foreign)) => Err(format!("{formal}; it {foreign}")),
         };
-        if let Some(words) = words {
-            return Err(OpenError::Damaged(format!("entry {seq} {words}")));
+        let entry = entry.map_err(|words| OpenError::Damaged(format!("entry {seq} {words}")))?;
+        if let Ok(Some(search)) = &mut self.search
+            && let Err(error) = search.see(seq, &entry.glance())
+        {
+            self.search = Err(error);
         }
         for made in self.tree.append(leaf) {
             self.compare(&made)?;

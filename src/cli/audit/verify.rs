@@ -136,10 +136,7 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>, kept: Opti
         };
         let (started, mut progress) = (moment(), page::Progress::new());
         let report = verify(&ledger, &key, kept.as_ref(), |done, all| progress.tick(done, all))?;
-        let seconds = since(started).as_secs_f64();
-        let (started, mut progress) = (moment(), page::Progress::new());
-        let searchable = ledger.compare_search(|done, all| progress.tick(done, all))?;
-        Ok(Verified { key, report, seconds, searchable, search_seconds: since(started).as_secs_f64() })
+        Ok(Verified { key, report, seconds: since(started).as_secs_f64() })
     };
     match verified() {
         Ok(verified) => {
@@ -170,13 +167,10 @@ struct Verified {
     key: VerifyingKey,
     report: Report,
     seconds: f64,
-    /// How many entries the search data cover; `None`: there are none.
-    searchable: Option<u64>,
-    search_seconds: f64,
 }
 
 fn json(verified: &Verified) -> serde_json::Value {
-    let Verified { key, report, seconds, searchable, search_seconds } = verified;
+    let Verified { key, report, seconds } = verified;
     let head = |head: &Head| serde_json::json!({"size": head.size, "root": head.root.to_string()});
     let open = report.open.iter().map(|(seq, id)| serde_json::json!({"seq": seq, "request_id": id}));
     serde_json::json!({
@@ -195,9 +189,8 @@ fn json(verified: &Verified) -> serde_json::Value {
         "open": open.collect::<Vec<_>>(),
         "lists_compared": report.beyond.is_some(),
         "rows_not_compared": report.beyond,
-        "search_data_entries": searchable,
+        "search_data_entries": report.searchable,
         "seconds": seconds,
-        "search_data_seconds": search_seconds,
     })
 }
 
@@ -225,7 +218,7 @@ fn pruned(gone: Option<&Gone>) -> String {
 }
 
 fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> comfy_table::Table {
-    let Verified { key, report, seconds, searchable, search_seconds } = verified;
+    let Verified { key, report, seconds } = verified;
     let named = report.open.iter().take(NAMED).map(|(seq, id)| format!("entry {seq}, request {id}"));
     let mut open: Vec<String> = named.collect();
     open.insert(0, report.open.len().to_string());
@@ -261,9 +254,9 @@ fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> com
         || "not compared: they are being built anew; the entries lead to the signed root".to_owned(),
         |tiles| format!("{tiles}: as the entries lead to"),
     );
-    let search = searchable.map_or_else(
+    let search = report.searchable.map_or_else(
         || "none yet; `serve` builds them, and so does audit reindex".to_owned(),
-        |entries| format!("{entries} entries: as they say; {}", rate(entries, *search_seconds)),
+        |entries| format!("{entries} entries: as they say"),
     );
     let rows = [
         ("log", report.origin.to_string()),

@@ -14,7 +14,7 @@ use crate::ledger::stats::{Open, Span, Sum, Tally, count};
 use crate::ledger::tree::Hash;
 use crate::ledger::tree::proof::Tiles;
 use crate::ledger::tree::tile::Tile;
-use crate::ledger::verify::Standing;
+use crate::ledger::verify::{SearchData, Standing};
 use crate::ledger::{Entries, OpenError, ProofReader, READ_AT_MOST, Reader};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -80,25 +80,6 @@ impl PostgresReader {
     /// When the database cannot be reached, or holds no ledger.
     pub fn open(config: &config::Ledger) -> Result<Self, OpenError> {
         Blocking::open(super::place(config)?, Role::Reader).map(Self)
-    }
-
-    /// See [`crate::ledger::stored::Stored::compare_search`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn compare_search(&self, progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
-        let (first, (base, cursor)) = (self.0.first()?, super::index::reach(&self.0)?);
-        if cursor <= base {
-            return Ok(None);
-        }
-        if base != first {
-            return Err(OpenError::Unusable("the ledger is being pruned; compare the search data again".to_owned()));
-        }
-        let compared = super::index::compare(&self.0, base..cursor, progress);
-        if compared.is_err() && self.0.first()? != first {
-            return Err(OpenError::Unusable("the ledger is being pruned; compare the search data again".to_owned()));
-        }
-        compared.map(|()| Some(cursor - base))
     }
 
     /// The connection.
@@ -334,6 +315,10 @@ impl ProofReader for PostgresReader {
     fn verifying_key(&self) -> Result<VerifyingKey, OpenError> {
         let (_, key) = self.0.signed()?.ok_or_else(|| OpenError::Unusable(super::schema::MISSING.to_owned()))?;
         VerifyingKey::parse(&key).map_err(|fault| OpenError::Damaged(format!("the ledger's stored key {fault}")))
+    }
+
+    fn search_data(&self) -> Result<Option<Box<dyn SearchData + '_>>, OpenError> {
+        Ok(super::index::Comparing::new(&self.0)?.map(|data| Box::new(data) as Box<dyn SearchData>))
     }
 
     fn standing(&self) -> Result<Option<Standing>, OpenError> {

@@ -6,8 +6,9 @@ use super::session::Fault;
 use crate::clock::Timestamp;
 use crate::ledger::glance::Glance;
 use crate::ledger::stats::{Open, count};
+use crate::ledger::verify::SearchData;
 use crate::ledger::{OpenError, READ_AT_MOST};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use tokio_postgres::Error;
 use tokio_postgres::types::{ToSql, Type};
 
@@ -45,6 +46,14 @@ const ENDED_AS: &str = "
     SELECT min(a.seq) FROM unnest($1::int8[], $2::text[], $3::int8[]) AS a (seq, outcome, outcome_seq)
     LEFT JOIN search.request r ON r.seq = a.seq
     WHERE (r.outcome, r.outcome_seq) IS DISTINCT FROM (a.outcome, a.outcome_seq)";
+/// How many rows there are, with an outcome and with a resolution, among the entries before one; and how many contradict
+/// themselves, or speak of entries that are not covered.
+const ROWS: &str = "
+    SELECT count(*) FILTER (WHERE seq < $1), count(*) FILTER (WHERE seq < $1 AND outcome_seq < $1),
+        count(*) FILTER (WHERE seq < $1 AND resolution_seq < $1), count(*) FILTER (WHERE
+            (outcome IS NULL) <> (outcome_seq IS NULL) OR greatest(seq, outcome_seq, resolution_seq) >= c.next
+            OR (resolution_seq IS NULL AND settled <> (decision <> 'allowed' OR coalesce(outcome <> 'unknown', false))))
+    FROM search.request, search.cursor c";
 /// Where there is no row, the request was pruned, or [`BEGUN_AS`] has found it.
 const RESOLVED_AS: &str = "
     SELECT min(a.resolution_seq) FROM unnest($1::text[], $2::text[], $3::int8[])
@@ -226,25 +235,36 @@ impl Index {
     }
 }
 
-/// Holds what there is of `reach` against the entries: every row that they lead to, and no other.
-pub(super) fn compare(
-    db: &Blocking,
+/// Search data held against the entries that are being read: every row that they lead to, and no other.
+pub(super) struct Comparing<'a> {
+    db: &'a Blocking,
+    /// What was counted when the comparison began, and which entries that covers.
+    counted: Vec<(i64, String, String, u64)>,
     reach: std::ops::Range<u64>,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<(), OpenError> {
-    let cursor = reach.end;
-    let wrong =
-        |seq: i64| OpenError::Damaged(format!("the search data are wrong about entry {seq}; audit reindex mends them"));
-    let (mut next, mut open, mut rows) = (reach.start, HashMap::new(), 0);
-    while next < cursor {
-        let entries = db.read(next, cursor.min(next + READ_AT_MOST))?;
-        let mut adds = Adds::default();
-        for (seq, bytes) in &entries {
-            adds.see(*seq, &Glance::at(*seq, bytes)?, &mut open);
-        }
+    adds: Adds,
+    open: HashMap<String, Open>,
+    /// How many rows the entries lead to, how many of them have an outcome, and how many a resolution.
+    rows: [i64; 3],
+    /// Requests with an unknown outcome and no resolution.
+    unknown: HashSet<String>,
+}
+
+impl<'a> Comparing<'a> {
+    /// `None`: there are none yet.
+    pub(super) fn new(db: &'a Blocking) -> Result<Option<Self>, OpenError> {
+        let (counted, _, reach) = totals(db, (i64::MIN, i64::MAX))?;
+        let any = !reach.is_empty();
+        let (adds, open, unknown) = (Adds::default(), HashMap::new(), HashSet::new());
+        Ok(any.then_some(Self { db, counted, reach, adds, open, rows: [0; 3], unknown }))
+    }
+
+    /// Compares the rows of the entries that were seen since the last time.
+    fn compare(&mut self) -> Result<(), OpenError> {
+        let days = std::mem::take(&mut self.adds.days);
+        let adds = std::mem::replace(&mut self.adds, Adds { days, ..Adds::default() });
         let (seqs, [ids, decisions, callers, sessions, groups], days) = &adds.begun;
         let (ended, resolved) = (&adds.ended, &adds.resolved);
-        let differs = db.ask(async |client| {
+        let differs = self.db.ask(async |client| {
             let begun = client.query_one(BEGUN_AS, &[seqs, ids, decisions, callers, sessions, groups, days]).await?;
             let ended = client.query_one(ENDED_AS, &[&ended.0, &ended.1, &ended.2]).await?;
             let resolved = client.query_one(RESOLVED_AS, &[&resolved.0, &resolved.1, &resolved.2]).await?;
@@ -252,21 +272,68 @@ pub(super) fn compare(
             Ok(first.into_iter().flatten().min())
         });
         if let Some(seq) = differs? {
-            return Err(wrong(seq));
+            let words = format!("the search data are wrong about entry {seq}; audit reindex mends them");
+            return Err(OpenError::Damaged(words));
         }
-        rows += seqs.len() as u64;
-        next = cursor.min(next + READ_AT_MOST);
-        progress(next - reach.start, cursor - reach.start);
-    }
-    let counted = db.ask(async |client| {
-        let sql = "SELECT count(*) FROM search.request WHERE seq < $1";
-        client.query_typed_one(sql, &[(&signed(cursor), Type::INT8)]).await?.try_get::<_, i64>(0)
-    });
-    let extra = counted?.saturating_sub(rows.cast_signed());
-    if extra == 0 {
+        let [rows, with_outcome, with_resolution] = &mut self.rows;
+        *rows += seqs.len() as i64;
+        *with_outcome += ended.0.len() as i64;
+        // A resolution of what was pruned has no row.
+        *with_resolution += resolved.0.iter().filter(|id| self.unknown.remove(*id)).count() as i64;
         Ok(())
-    } else {
-        Err(OpenError::Damaged(format!("the search data have {extra} rows too many; audit reindex mends them")))
+    }
+
+    /// Where what they are about was pruned meanwhile, what was found says nothing.
+    fn unless_pruned(&self, compared: Result<(), OpenError>) -> Result<(), OpenError> {
+        if compared.is_err() && self.db.first()? != self.reach.start {
+            return Err(OpenError::Unusable("the ledger is being pruned; verify it again".to_owned()));
+        }
+        compared
+    }
+
+    fn compare_counts(&self) -> Result<(), OpenError> {
+        let counts = |((day, caller, outcome), n): (&(i64, String, String), &i64)| {
+            (*day, caller.clone(), outcome.clone(), n.cast_unsigned())
+        };
+        let (mut stored, meant) = (self.counted.clone(), self.adds.days.iter().map(counts));
+        stored.sort_unstable();
+        if !meant.eq(stored) {
+            let words = "the counts of the search data are not what the entries lead to; audit reindex mends them";
+            return Err(OpenError::Damaged(words.to_owned()));
+        }
+        let rows = self.db.ask(async |client| {
+            let row = client.query_typed_one(ROWS, &[(&signed(self.reach.end), Type::INT8)]).await?;
+            Ok(([row.try_get(0)?, row.try_get(1)?, row.try_get(2)?], row.try_get::<_, i64>(3)?))
+        });
+        let (rows, strange) = rows?;
+        if (rows, strange) == (self.rows, 0) {
+            return Ok(());
+        }
+        let what =
+            if strange > 0 { format!("{strange} rows that no entry leads to") } else { "too many rows".to_owned() };
+        Err(OpenError::Damaged(format!("the search data have {what}; audit reindex mends them")))
+    }
+}
+
+impl SearchData for Comparing<'_> {
+    fn see(&mut self, seq: u64, entry: &Glance<'_>) -> Result<(), OpenError> {
+        if self.reach.contains(&seq) {
+            self.adds.see(seq, entry, &mut self.open);
+            if &*entry.outcome == "unknown" {
+                self.unknown.insert(entry.request_id.to_string());
+            }
+            if (seq + 1 - self.reach.start).is_multiple_of(READ_AT_MOST) {
+                let compared = self.compare();
+                return self.unless_pruned(compared);
+            }
+        }
+        Ok(())
+    }
+
+    fn done(mut self: Box<Self>) -> Result<u64, OpenError> {
+        let compared = self.compare().and_then(|()| self.compare_counts());
+        self.unless_pruned(compared)?;
+        Ok(self.reach.end - self.reach.start)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What only a database that several replicas share can do to a ledger.
 
 mod pruned_away;
+mod searched;
 
 use super::{Acting, Postgres};
 use crate::config::{Budget, Per};

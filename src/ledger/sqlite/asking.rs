@@ -22,7 +22,7 @@ use crate::ledger::stats::{Open, Span, Sum, Tally, count};
 use crate::ledger::tree::Hash;
 use crate::ledger::tree::proof::Tiles;
 use crate::ledger::tree::tile::Tile;
-use crate::ledger::verify::Standing;
+use crate::ledger::verify::{SearchData, Standing};
 use crate::ledger::{Entries, OpenError, ProofReader, READ_AT_MOST, Reader};
 use rusqlite::Connection;
 use std::cell::OnceCell;
@@ -53,33 +53,6 @@ impl SqliteReader {
         }
         let opened = TreeStore::open_to_read(&self.folder)?;
         Ok(self.tree.get_or_init(|| opened))
-    }
-
-    /// Holds the search data against the entries, from the first one that is kept to where they reach. `progress` hears
-    /// how many of how many are done. Returns how many they cover; `None`: there are none yet.
-    ///
-    /// # Errors
-    /// [`OpenError::Damaged`] names what they are wrong about; [`OpenError::Unusable`] where a prune came in between.
-    pub fn compare_search(&self, mut progress: impl FnMut(u64, u64)) -> Result<Option<u64>, OpenError> {
-        let Some((db, meta)) = store::open_to_compare(&self.folder, &self.db)? else { return Ok(None) };
-        let first = meta.base;
-        let mut comparison = Comparison::new(&db, meta)?;
-        drop(db);
-        let (mut next, until) = (first, comparison.cursor());
-        while next < until {
-            for (seq, bytes) in database::read(&self.db, next, until.min(next + READ_AT_MOST))? {
-                comparison.see(seq, &bytes)?;
-            }
-            next = until.min(next + READ_AT_MOST);
-            progress(next - first, until - first);
-        }
-        match comparison.done() {
-            Ok(()) => Ok(Some(until - first)),
-            Err(_) if prune::first(&self.db)? != first => {
-                Err(OpenError::Unusable("the ledger is being pruned; compare the search data again".to_owned()))
-            }
-            Err(error) => Err(error),
-        }
     }
 
     /// Asks with the search data; without, where there are none or they fail.
@@ -340,12 +313,43 @@ impl ProofReader for SqliteReader {
         Ok(self.has_tree() && self.tree()?.is_being_built()?)
     }
 
+    fn search_data(&self) -> Result<Option<Box<dyn SearchData + '_>>, OpenError> {
+        let Some((db, meta)) = store::open_to_compare(&self.folder, &self.db)? else { return Ok(None) };
+        Ok(Some(Box::new(Comparing { ledger: &self.db, comparison: Comparison::new(&db, meta)? })))
+    }
+
     fn standing(&self) -> Result<Option<Standing>, OpenError> {
         database::known(&self.db, &self.folder.join(database::FILE))?;
         if self.has_tree() {
             self.tree()?.known()?;
         }
         database::standing(&self.db).map(Some)
+    }
+}
+
+/// Search data of a ledger whose entries are being read.
+struct Comparing<'a> {
+    ledger: &'a Connection,
+    comparison: Comparison,
+}
+
+impl SearchData for Comparing<'_> {
+    fn see(&mut self, seq: u64, entry: &Glance<'_>) -> Result<(), OpenError> {
+        if self.comparison.covers().contains(&seq) {
+            self.comparison.see(seq, entry);
+        }
+        Ok(())
+    }
+
+    fn done(self: Box<Self>) -> Result<u64, OpenError> {
+        let covers = self.comparison.covers();
+        match self.comparison.done() {
+            Ok(()) => Ok(covers.end - covers.start),
+            Err(_) if prune::first(self.ledger)? != covers.start => {
+                Err(OpenError::Unusable("the ledger is being pruned; verify it again".to_owned()))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::clock::Timestamp;
 use crate::id::RequestId;
 use crate::ledger::entry::{CARRIED, Counted};
-use crate::ledger::glance::Text;
+use crate::ledger::glance::{Glance, Text};
 use crate::ledger::prune::Pruned;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 const VERSION: u64 = 1;
 const LONGEST: usize = 65_535;
@@ -40,11 +40,31 @@ pub(in crate::ledger) struct Members<'a> {
     pub(super) budgets: Option<Counted>,
     #[serde(borrow, default)]
     pub(super) answer: Text<'a>,
+    #[serde(borrow, default)]
+    codes: BTreeMap<Text<'a>, u64>,
     /// It was taken over from another log. An earlier version could have said so twice.
     #[serde(skip)]
     pub(super) is_carried: bool,
     /// The log before this one.
     pub(super) previous: Option<Previous>,
+}
+
+impl Members<'_> {
+    /// What search data are made of.
+    pub(super) fn glance(&self) -> Glance<'_> {
+        Glance {
+            time: self.time.borrowed(),
+            kind: self.kind.borrowed(),
+            request_id: self.request_id.borrowed(),
+            caller: self.caller.borrowed(),
+            session: self.session.borrowed(),
+            group: self.group.borrowed(),
+            outcome: self.outcome.borrowed(),
+            resolution: self.resolution.borrowed(),
+            codes: self.codes.iter().map(|(code, count)| (code.borrowed(), *count)).collect(),
+            ..Glance::default()
+        }
+    }
 }
 
 /// What the first entry of a log says about the one before it.

@@ -11,6 +11,7 @@ use crate::ledger::glance::Glance;
 use rusqlite::{Connection, Row};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
 
 /// The tables beside the postings, and what a row of them is.
 const TABLES: [(&str, &str); 5] = [
@@ -57,14 +58,14 @@ impl Comparison {
         Ok(Self { key, meta, stored, meant: none, waiting, open, unknown })
     }
 
-    /// How many entries the search data cover: these have to be seen.
-    pub(in crate::ledger::sqlite) fn cursor(&self) -> u64 {
-        self.meta.cursor
+    /// Which entries the search data cover: these have to be seen.
+    pub(in crate::ledger::sqlite) fn covers(&self) -> Range<u64> {
+        self.meta.base..self.meta.cursor
     }
 
     /// Takes the next entry in.
-    pub(in crate::ledger::sqlite) fn see(&mut self, seq: u64, bytes: &[u8]) -> Result<(), OpenError> {
-        self.waiting.see(seq, &Glance::at(seq, bytes)?, self.meta.width, &mut self.open);
+    pub(in crate::ledger::sqlite) fn see(&mut self, seq: u64, entry: &Glance<'_>) {
+        self.waiting.see(seq, entry, self.meta.width, &mut self.open);
         let Waiting { postings, outcomes, resolutions, .. } = &mut self.waiting;
         for (segment, term, offset) in postings.drain(..) {
             if let Some(sum) = usize::try_from(segment).ok().and_then(|at| self.meant.postings.get_mut(at)) {
@@ -82,7 +83,6 @@ impl Comparison {
                 (*newest, *settled) = (Some(resolution), settles);
             }
         }
-        Ok(())
     }
 
     /// Compares, once all entries before the cursor were seen.
