@@ -3,8 +3,8 @@
 
 use crate::secret::Secret;
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -124,6 +124,29 @@ impl Seen {
     }
 }
 
+/// More than a bundle of all public authorities.
+const PEM_AT_MOST: u64 = 4 * 1024 * 1024;
+
+/// The certificates in a file, in PEM; perhaps none.
+///
+/// # Errors
+/// In words, naming the file.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let pem = read(file, PEM_AT_MOST).map_err(|e| wrong(&e))?;
+    CertificateDer::pem_slice_iter(pem.expose()).collect::<Result<_, _>>().map_err(|e| wrong(&e))
+}
+
+/// The private key in a file, in PEM.
+///
+/// # Errors
+/// In words, naming the file.
+pub fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
+    let pem = read(file, PEM_AT_MOST).map_err(|e| wrong(&e))?;
+    PrivateKeyDer::from_pem_slice(pem.expose()).map_err(|e| wrong(&e))
+}
+
 /// Whose certificates are trusted: those in `ca_file` alone, or the public ones that are compiled in.
 ///
 /// # Errors
@@ -134,8 +157,8 @@ pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(file) => {
             let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-            for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))? {
-                roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|e| wrong(&e))?;
             }
             if roots.is_empty() {
                 return Err(wrong(&"holds no certificate"));

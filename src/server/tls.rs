@@ -5,11 +5,8 @@ use crate::config;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use std::path::Path;
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
@@ -20,11 +17,8 @@ pub struct Certificate {
 }
 
 fn read(from: &config::Tls) -> Result<ServerConfig, String> {
-    let wrong = |file: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", file.display());
-    let chain = CertificateDer::pem_file_iter(&from.certificate_file)
-        .and_then(Iterator::collect)
-        .map_err(|e| wrong(&from.certificate_file, &e))?;
-    let key = PrivateKeyDer::from_pem_file(&from.key_file).map_err(|e| wrong(&from.key_file, &e))?;
+    let chain = config::file::certificates(&from.certificate_file)?;
+    let key = config::file::private_key(&from.key_file)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -33,7 +27,8 @@ fn read(from: &config::Tls) -> Result<ServerConfig, String> {
         None => builder.with_no_client_auth(),
         Some(auth) => builder.with_client_cert_verifier(verifier(auth, provider)?),
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|e| wrong(&from.certificate_file, &e))?;
+    let config = builder.with_single_cert(chain, key);
+    let mut config = config.map_err(|e| format!("{}: {e}", from.certificate_file.display()))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     if from.client_auth.is_some() {
         // A session that is taken up again is not verified again: a certificate could outlive itself in it.

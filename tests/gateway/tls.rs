@@ -104,10 +104,13 @@ fn certificates_that_cannot_be_read_again_are_told_everywhere_until_they_can_and
     let mut told = 0;
     for name in ["chain.pem", "chain.key", "clients.pem"] {
         let good = std::fs::read_to_string(at(name)).unwrap();
-        for bad in [Some(""), Some("nothing\n"), Some(&good[..good.len() / 2]), None] {
+        for bad in ["", "nothing\n", &good[..good.len() / 2], "gone", "a pipe"] {
+            let _ = std::fs::remove_file(at(name));
             match bad {
-                Some(bad) => std::fs::write(at(name), bad).unwrap(),
-                None => std::fs::remove_file(at(name)).unwrap(),
+                "gone" => {}
+                // Nobody writes to it: who opens it waits.
+                "a pipe" => rustix::fs::mkfifoat(rustix::fs::CWD, at(name), rustix::fs::Mode::RWXU).unwrap(),
+                bad => std::fs::write(at(name), bad).unwrap(),
             }
             gateway.signal("HUP");
             eventually("it is recorded", || gateway.of_kind("policy-refused").len() > told);
@@ -122,6 +125,7 @@ fn certificates_that_cannot_be_read_again_are_told_everywhere_until_they_can_and
         }
         let metrics = get(gateway.ops, "/metrics").body;
         assert!(metrics.contains("wasend_gateway_reloads_total{kind=\"refused\"}"), "{metrics}");
+        std::fs::remove_file(at(name)).unwrap();
         std::fs::write(at(name), good).unwrap();
         eventually("it is good again", || reasons() == serde_json::json!([]));
         told = gateway.of_kind("policy-refused").len();

@@ -1,8 +1,8 @@
 //! TLS to the database, with rustls: the server's certificate is verified for the host of the URL.
 
+use crate::config;
 use rustls::ClientConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -25,19 +25,7 @@ impl Tls {
     /// # Errors
     /// In words, naming the file.
     pub(super) fn new(ca_file: Option<&Path>) -> Result<Self, String> {
-        let mut roots = rustls::RootCertStore::empty();
-        match ca_file {
-            None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-            Some(file) => {
-                let wrong = |e: &dyn std::fmt::Display| format!("ledger.ca_file: {}: {e}", file.display());
-                for certificate in CertificateDer::pem_file_iter(file).map_err(|e| wrong(&e))? {
-                    roots.add(certificate.map_err(|e| wrong(&e))?).map_err(|e| wrong(&e))?;
-                }
-                if roots.is_empty() {
-                    return Err(wrong(&"holds no certificate"));
-                }
-            }
-        }
+        let roots = config::file::roots(ca_file).map_err(|what| format!("ledger.ca_file: {what}"))?;
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| e.to_string())?
