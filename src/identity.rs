@@ -133,7 +133,7 @@ impl Identity {
     ) -> Result<Identified, &'static str> {
         let mut values = values.peekable();
         if let Some(proven) = certificate {
-            match (self.certificates.holder(proven)?, values.peek()) {
+            match (self.certificates.holder(proven, now)?, values.peek()) {
                 (Some(who), None) => return Ok(who),
                 (Some(_), Some(_)) => {
                     return Err(

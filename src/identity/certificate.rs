@@ -1,19 +1,35 @@
 //! Client certificates: the names in one that a handshake has verified, and whose they are.
 
 use super::{Identified, hex};
+use crate::clock::Timestamp;
 use crate::config::{self, CertificateName};
 use crate::id::CallerName;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use webpki::EndEntityCert;
+use std::time::Duration;
+use webpki::{EndEntityCert, Error, KeyUsage};
 
 /// What a client proved in its TLS handshake: that it holds the key of a certificate whose issuer is trusted. It holds
-/// for as long as the connection.
+/// for as long as the connection, and the certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proven {
     names: Vec<CertificateName>,
     credential: CallerName,
+    expires: Timestamp,
+}
+
+/// From when on a certificate is refused. It is valid to the end of the second that it names (RFC 5280 §4.1.2.5), which
+/// webpki tells who asks at the end of time, before it looks for an issuer.
+fn expires(certificate: &EndEntityCert<'_>) -> Option<Timestamp> {
+    let at_the_end = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match certificate.verify_for_usage(&[], &[], &[], at_the_end, KeyUsage::client_auth(), None, None) {
+        Err(Error::CertExpired { not_after, .. }) => {
+            let micros = i64::try_from(not_after.as_secs()).ok()?.checked_add(1)?.checked_mul(1_000_000)?;
+            Some(Timestamp::from_micros(micros))
+        }
+        Ok(_) | Err(_) => None,
+    }
 }
 
 impl Proven {
@@ -29,7 +45,14 @@ impl Proven {
         let dns = dns.map(|name| CertificateName::Dns(name.to_ascii_lowercase()));
         let fingerprint = hex(&Sha256::digest(certificate));
         let credential = CallerName::parse(&format!("x509-{}", fingerprint.get(..16)?)).ok()?;
-        Some(Self { names: spiffe.into_iter().chain(dns).collect(), credential })
+        let expires = expires(&read)?;
+        Some(Self { names: spiffe.into_iter().chain(dns).collect(), credential, expires })
+    }
+
+    /// Whether the certificate has expired since it was shown.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires <= now
     }
 }
 
@@ -42,12 +65,15 @@ impl Certificates {
         Self(callers.iter().filter_map(named).collect())
     }
 
-    /// Whose certificate it is, if anybody's.
-    pub(super) fn holder(&self, proven: &Proven) -> Result<Option<Identified>, &'static str> {
+    /// Whose certificate it is at `now`, if anybody's.
+    pub(super) fn holder(&self, proven: &Proven, now: Timestamp) -> Result<Option<Identified>, &'static str> {
         let mut callers = proven.names.iter().filter_map(|name| self.0.get(name));
         let Some(caller) = callers.next() else { return Ok(None) };
         if callers.any(|other| other != caller) {
             return Err("the client certificate has the names of several callers; each needs one of its own");
+        }
+        if proven.has_expired(now) {
+            return Err("the client certificate has expired since it was shown; connect anew with one that is valid");
         }
         Ok(Some(Identified { caller: caller.clone(), credential: proven.credential.clone() }))
     }
@@ -64,7 +90,12 @@ mod tests {
         let name = |text: &&str| Ia5String::try_from(*text).unwrap();
         let uris = uris.iter().map(|uri| SanType::URI(name(uri)));
         params.subject_alt_names = uris.chain(dns.iter().map(|dns| SanType::DnsName(name(dns)))).collect();
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
         params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(text).unwrap()
     }
 
     fn callers() -> Certificates {
@@ -92,10 +123,23 @@ mod tests {
             (&["spiffe://a.example/one"], &["two.example"], Err(())),
         ] {
             let proven = Proven::read(&certificate(uris, dns)).unwrap();
-            let holder = callers().holder(&proven);
+            let holder = callers().holder(&proven, at("2029-12-31"));
             let holder = holder.map(|who| who.map(|who| who.caller.as_str().to_owned())).map_err(drop);
             assert_eq!(holder, whose.map(|who: Option<&str>| who.map(str::to_owned)), "{uris:?} {dns:?}");
         }
+    }
+
+    #[test]
+    fn a_certificate_is_nobodys_credential_from_the_moment_it_expires() {
+        let holder = |name: &str, now: &str| {
+            let proven = Proven::read(&certificate(&[name], &[])).unwrap();
+            callers().holder(&proven, at(now)).map(|who| who.is_some())
+        };
+        // Its last second is 2030-01-01T00:00:00Z.
+        let mine = "spiffe://a.example/one";
+        assert_eq!(holder(mine, "2030-01-01T00:00:00.999999Z"), Ok(true));
+        assert!(holder(mine, "2030-01-01T00:00:01Z").unwrap_err().contains("expired"));
+        assert_eq!(holder("spiffe://a.example/nobody", "2030-01-01T00:00:01Z"), Ok(false), "it serves the transport");
     }
 
     #[test]
@@ -103,7 +147,7 @@ mod tests {
         let one = certificate(&["spiffe://a.example/one"], &[]);
         let proven = Proven::read(&one).unwrap();
         let expected = format!("x509-{}", &hex(&Sha256::digest(&one))[..16]);
-        assert_eq!(callers().holder(&proven).unwrap().unwrap().credential.as_str(), expected);
+        assert_eq!(callers().holder(&proven, at("2029-12-31")).unwrap().unwrap().credential.as_str(), expected);
         assert_eq!(Proven::read(&CertificateDer::from(vec![1, 2, 3])), None);
     }
 }

@@ -3,6 +3,7 @@
 use super::guard::{Desk, Guard, Patience};
 use super::proxy;
 use super::tls::Certificate;
+use crate::clock::Timestamp;
 use crate::config;
 use crate::gateway::Gateway;
 use crate::head::{Head, HeadFault};
@@ -10,6 +11,8 @@ use crate::identity::Proven;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::CONNECTION;
 use axum::response::Response;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -53,7 +56,12 @@ async fn path(State(gateway): State<Arc<Gateway>>, mut request: Request) -> Resp
         peer: IpAddr::from([0, 0, 0, 0]),
         certificate: None,
     });
-    gateway.handle(head, peer, certificate).await
+    let mut response = gateway.handle(head, peer, certificate.clone()).await;
+    // Who connects anew has to show one that is valid.
+    if certificate.is_some_and(|proven| proven.has_expired(Timestamp::now())) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// What the client proved in its handshake, if it showed a certificate.

@@ -3,6 +3,7 @@
 
 use crate::provider::Provider;
 use crate::running::{Gateway, TARGET, TOKEN, caller, configuration, eventually};
+use crate::steps::{step, stepped};
 use crate::wire::{Response, connect, request, response};
 use rcgen::string::Ia5String;
 use rcgen::{
@@ -13,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,6 +65,12 @@ fn dns(text: &str) -> SanType {
 
 /// A gateway that takes the certificates of `authority`: callers by SPIFFE id, by DNS name, and by token.
 fn gateway(provider: &Provider, authority: &Authority, client_auth: &str) -> Gateway {
+    let (folder, text) = set_up(provider, authority, client_auth);
+    Gateway::in_folder(folder, &text, &[])
+}
+
+/// Its folder and configuration.
+fn set_up(provider: &Provider, authority: &Authority, client_auth: &str) -> (Arc<tempfile::TempDir>, String) {
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     std::fs::write(folder.path().join("chain.pem"), made.cert.pem()).unwrap();
@@ -82,7 +89,7 @@ fn gateway(provider: &Provider, authority: &Authority, client_auth: &str) -> Gat
         known("cleaner", "dns = \"cleaner.example\""),
         caller("plain", TOKEN, ""),
     ];
-    Gateway::in_folder(folder, &configuration(&provider.url(), &[("listen", &tls)], &callers.join("\n")), &[])
+    (folder, configuration(&provider.url(), &[("listen", &tls)], &callers.join("\n")))
 }
 
 fn client(gateway: &Gateway, identity: Option<Identity>, version: &'static SupportedProtocolVersion) -> ClientConfig {
@@ -225,4 +232,33 @@ fn authorities_are_replaced_with_an_overlap_and_an_open_connection_keeps_what_it
     let text = std::fs::read_to_string(gateway.config()).unwrap().replace("sa/moderation", "sa/another");
     std::fs::write(gateway.config(), text).unwrap();
     eventually("it is nobody's", || on(&mut kept, "").unwrap().status == 401);
+}
+
+#[test]
+fn a_certificate_that_expires_is_refused_on_an_open_connection_which_ends_with_that() {
+    let (provider, authority) = (Provider::start(), Authority::new());
+    let (folder, text) = set_up(&provider, &authority, ", client_auth = \"optional\"");
+    step(folder.path(), "+0");
+    let gateway = stepped(&folder, &text);
+    let until = |year| move |params: &mut CertificateParams| params.not_after = date_time_ymd(year, 1, 1);
+    let (short, long) = (authority.issue(&[uri(SPIFFE)], until(2050)), authority.issue(&[uri(SPIFFE)], until(2090)));
+    let transport = authority.issue(&[dns("mesh.example")], until(2050));
+    let kept = |identity: &Identity| open(&gateway, &Arc::new(client(&gateway, Some(identity.clone()), &TLS13)));
+    let (mut short, mut long, mut transport) = (kept(&short), kept(&long), kept(&transport));
+    for (stream, fields) in [(&mut short, String::new()), (&mut long, String::new()), (&mut transport, bearer())] {
+        let answer = on(stream, &fields).unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (200, None), "{answer:?}");
+    }
+    step(folder.path(), "+40y");
+    let answer = on(&mut short, "").unwrap();
+    assert_eq!((answer.status, answer.code().as_str()), (401, "unauthenticated"), "{answer:?}");
+    assert!(answer.json()["detail"].as_str().unwrap().contains("expired"), "{answer:?}");
+    assert_eq!(on(&mut long, "").unwrap().status, 200);
+    let carried = on(&mut transport, &bearer()).unwrap();
+    assert_eq!(carried.status, 200, "its token is the credential: {carried:?}");
+    for (mut stream, last) in [(short, answer), (transport, carried)] {
+        assert_eq!(last.header("connection"), Some("close"));
+        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "it is closed");
+    }
+    assert_eq!(provider.heads().len(), 5);
 }

@@ -17,6 +17,26 @@ fn faketime() -> String {
     found.into_iter().find(|file| Path::new(file).exists()).expect("libfaketime (tests/setup.sh)")
 }
 
+/// A gateway in a folder, with a clock that [`step`] steps.
+pub fn stepped(folder: &Arc<tempfile::TempDir>, text: &str) -> Gateway {
+    let (library, file) = (faketime(), folder.path().join("off"));
+    let environment = [
+        ("LD_PRELOAD", &*library),
+        ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    Gateway::in_folder(Arc::clone(folder), text, &environment)
+}
+
+/// From now on its clock is so far off.
+pub fn step(folder: &Path, off: &str) {
+    // Whole at once: it is read at each look at the clock.
+    let new = folder.join("new");
+    std::fs::write(&new, off).unwrap();
+    std::fs::rename(new, folder.join("off")).unwrap();
+}
+
 /// A gateway whose wall clock is as far off as its file says; the monotonic one is left alone, as by the kernel.
 struct Stepped {
     folder: Arc<tempfile::TempDir>,
@@ -33,22 +53,12 @@ impl Stepped {
     }
 
     fn run(folder: &Arc<tempfile::TempDir>, text: &str) -> Gateway {
-        let (library, file) = (faketime(), folder.path().join("off"));
-        let environment = [
-            ("LD_PRELOAD", &*library),
-            ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        Gateway::in_folder(Arc::clone(folder), text, &environment)
+        stepped(folder, text)
     }
 
     /// From now on its clock is so far off.
     fn step(&self, off: &str) {
-        // Whole at once: it is read at each look at the clock.
-        let new = self.folder.path().join("new");
-        std::fs::write(&new, off).unwrap();
-        std::fs::rename(new, self.folder.path().join("off")).unwrap();
+        step(self.folder.path(), off);
     }
 
     fn restart(&mut self) {
