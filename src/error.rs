@@ -129,8 +129,13 @@ pub enum Failed {
         /// The provider's status.
         status: u16,
     },
-    /// The provider answered something that confirms nothing; the words say what.
-    UpstreamNotConfirmed(&'static str),
+    /// The provider answered something that confirms nothing.
+    UpstreamNotConfirmed {
+        /// The provider's status, where one could be read.
+        status: Option<u16>,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// No whole answer came; the words say why.
     OutcomeUnknown(&'static str),
 }

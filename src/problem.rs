@@ -316,11 +316,16 @@ impl From<&Failed> for Problem {
                 "The provider failed",
                 format!("the provider answered {status}; the picture may or may not be deleted"),
             ),
-            Failed::UpstreamNotConfirmed(why) => Self::unknown(
+            Failed::UpstreamNotConfirmed { status, why } => Self::unknown(
                 StatusCode::BAD_GATEWAY,
                 "upstream-not-confirmed",
                 unconfirmed,
-                format!("{why}; the picture may or may not be deleted"),
+                match status {
+                    Some(status) => {
+                        format!("the provider answered {status}, {why}; the picture may or may not be deleted")
+                    }
+                    None => format!("the provider's answer {why}; the picture may or may not be deleted"),
+                },
             ),
             Failed::OutcomeUnknown(why) => Self::unknown(
                 StatusCode::GATEWAY_TIMEOUT,

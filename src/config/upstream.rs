@@ -24,7 +24,7 @@ pub struct Upstream {
 pub enum Confirm {
     /// 200 with `success: true`, as the provider documents it.
     Documented,
-    /// Every 2xx.
+    /// Every 2xx whose body does not say otherwise.
     Any2xx,
 }
 

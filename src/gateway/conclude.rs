@@ -28,7 +28,7 @@ fn end(failed: &Failed) -> End {
     match failed {
         Failed::UpstreamUnreachable | Failed::TooLateToSend | Failed::Frozen(_) => End::NotSent,
         Failed::UpstreamRefused { .. } | Failed::UpstreamCredentialsRefused => End::Refused,
-        Failed::UpstreamFailed { .. } | Failed::UpstreamNotConfirmed(_) | Failed::OutcomeUnknown(_) => End::Unknown,
+        Failed::UpstreamFailed { .. } | Failed::UpstreamNotConfirmed { .. } | Failed::OutcomeUnknown(_) => End::Unknown,
     }
 }
 
@@ -37,13 +37,10 @@ fn provider_status(result: &Result<Confirmed, Failed>) -> Option<u16> {
         Ok(confirmed) => Some(confirmed.status),
         Err(Failed::UpstreamRefused { status, .. } | Failed::UpstreamFailed { status }) => Some(*status),
         Err(Failed::UpstreamCredentialsRefused) => Some(401),
-        Err(
-            Failed::UpstreamUnreachable
-            | Failed::TooLateToSend
-            | Failed::Frozen(_)
-            | Failed::UpstreamNotConfirmed(_)
-            | Failed::OutcomeUnknown(_),
-        ) => None,
+        Err(Failed::UpstreamNotConfirmed { status, .. }) => *status,
+        Err(Failed::UpstreamUnreachable | Failed::TooLateToSend | Failed::Frozen(_) | Failed::OutcomeUnknown(_)) => {
+            None
+        }
     }
 }
 

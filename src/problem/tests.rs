@@ -57,7 +57,7 @@ fn no_failure_looks_like_success_and_none_invites_a_resend_unless_nothing_was_se
         (Failed::UpstreamCredentialsRefused, 502, "yes"),
         (Failed::UpstreamFailed { status: 500 }, 500, "unknown"),
         (Failed::UpstreamFailed { status: 503 }, 502, "unknown"),
-        (Failed::UpstreamNotConfirmed("x"), 502, "unknown"),
+        (Failed::UpstreamNotConfirmed { status: Some(204), why: "x" }, 502, "unknown"),
         (Failed::OutcomeUnknown("x"), 504, "unknown"),
     ] {
         let response = Problem::from(&failed).into_response(RequestId::new());

@@ -41,7 +41,7 @@ pub(super) fn lost(error: &(dyn Error + 'static)) -> Failed {
         if let Some(http) = inner.downcast_ref::<hyper::Error>()
             && http.is_parse()
         {
-            return Failed::UpstreamNotConfirmed("the provider's answer is not HTTP");
+            return Failed::UpstreamNotConfirmed { status: None, why: "is not HTTP" };
         }
         cause = inner.source();
     }
@@ -57,18 +57,20 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
     let status = response.status().as_u16();
     let wait_s = wait_s(response.headers());
     let encoded = is_encoded(response.headers());
+    let not_confirmed = |why| Err(Failed::UpstreamNotConfirmed { status: Some(status), why });
     if !matches!(status, 200..=299 | 400..=599) {
-        return Err(Failed::UpstreamNotConfirmed("the provider answered with a status that says neither yes nor no"));
+        return not_confirmed("which says neither yes nor no");
     }
     let body = body(response).await?;
     match status {
         200 if !encoded && says_success(&body) => Ok(Confirmed { status, body: relayed(body, key) }),
-        200..=299 if confirm == Confirm::Any2xx => {
+        200..=299 if confirm == Confirm::Any2xx && !says_otherwise(&body) => {
             let body = if encoded { Bytes::from_static(OURS) } else { relayed(body, key) };
             Ok(Confirmed { status, body })
         }
-        200 => Err(Failed::UpstreamNotConfirmed("the provider answered 200 without `success: true`")),
-        201..=299 => Err(Failed::UpstreamNotConfirmed("the provider answered with a 2xx that it does not document")),
+        200 => not_confirmed("without `success: true`"),
+        201..=299 if confirm == Confirm::Any2xx => not_confirmed("with a `success` that is not `true`"),
+        201..=299 => not_confirmed("a 2xx that it does not document"),
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
             status,
             message: if encoded { None } else { json::object(&body).ok().and_then(|json| message(&json, key)) },
@@ -76,7 +78,7 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
         }),
         401 => Err(Failed::UpstreamCredentialsRefused),
         500..=599 => Err(Failed::UpstreamFailed { status }),
-        _ => Err(Failed::UpstreamNotConfirmed("the provider answered with a status that it does not document")),
+        _ => not_confirmed("which it does not document"),
     }
 }
 
@@ -91,7 +93,7 @@ pub(super) async fn body(mut response: Response) -> Result<Bytes, Failed> {
         match response.chunk().await {
             Ok(None) => return Ok(body.into()),
             Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_AT_MOST => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Err(Failed::UpstreamNotConfirmed("the provider's answer is too large")),
+            Ok(Some(_)) => return Err(Failed::UpstreamNotConfirmed { status: None, why: "is too large" }),
             Err(_) => return Err(Failed::OutcomeUnknown("the provider's answer broke off")),
         }
     }
@@ -103,11 +105,27 @@ struct Yes {
     success: bool,
 }
 
+/// What a body says of it, where it says anything.
+#[derive(serde::Deserialize)]
+struct Said {
+    success: Option<Value>,
+}
+
 /// An array of its fields' values would be read as one too, which nobody documents. What is not UTF-8 is no JSON
 /// (RFC 8259 §8.1), also where it stands in what is passed over.
 fn says_success(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else { return false };
     text.trim_ascii_start().starts_with('{') && serde_json::from_str::<Yes>(text).is_ok_and(|yes| yes.success)
+}
+
+/// Whether a body is an object that says of `success` something else than `true`, or twice something.
+fn says_otherwise(body: &[u8]) -> bool {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let said = || match serde_json::from_str::<Said>(text) {
+        Ok(said) => said.success.is_some_and(|success| success != true),
+        Err(error) => error.is_data(),
+    };
+    text.trim_ascii_start().starts_with('{') && said()
 }
 
 /// A body that says yes, if every reader reads the same in it and none reads the key; else ours.

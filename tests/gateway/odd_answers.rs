@@ -94,6 +94,50 @@ fn a_yes_in_odd_json_is_one_in_our_words_and_what_is_no_text_is_none() {
     }
 }
 
+#[test]
+fn what_confirms_nothing_is_told_and_recorded_with_its_status() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    for (status, body) in [(202, "{\"success\":true}"), (200, "{}"), (307, ""), (409, "{}"), (999, "{}")] {
+        provider.next(Reply::Raw(whole(status, "location: /elsewhere\r\n", body.as_bytes())));
+        let answer = delete(gateway.listen, TARGET, TOKEN);
+        assert_eq!((answer.status, answer.code()), (502, "upstream-not-confirmed".into()), "{status}");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.starts_with(&format!("the provider answered {status}, ")), "{detail}");
+        let outcome = gateway.of_kind("outcome").pop().unwrap();
+        assert_eq!((&outcome["outcome"], &outcome["status"]), (&"unknown".into(), &status.into()), "{outcome}");
+    }
+}
+
+#[test]
+fn any_2xx_is_no_deletion_where_its_body_says_otherwise() {
+    let provider = Provider::start();
+    let gateway = gateway(&provider, "confirm = \"any-2xx\"\n");
+    for status in [200, 202] {
+        for (body, confirms) in [
+            ("", true),
+            ("done", true),
+            ("[false]", true),
+            ("{}", true),
+            ("{\"success\":true}", true),
+            ("{\"ok\":{\"success\":false}}", true),
+            ("{\"success\":false}", false),
+            (" {\"a\":1,\"success\":false,\"message\":\"no such group\"}", false),
+            ("{\"success\":\"true\"}", false),
+            ("{\"success\":0}", false),
+            ("{\"succ\\u0065ss\":false}", false),
+            ("{\"success\":false,\"success\":true}", false),
+        ] {
+            provider.next(Reply::Raw(whole(status, "", body.as_bytes())));
+            let answer = delete(gateway.listen, TARGET, TOKEN);
+            let outcome = gateway.of_kind("outcome").pop().unwrap();
+            let told = (answer.status, outcome["outcome"].as_str().unwrap(), &outcome["status"]);
+            let expected = if confirms { (200, "deleted") } else { (502, "unknown") };
+            assert_eq!(told, (expected.0, expected.1, &status.into()), "{status} {body}: {answer:?}");
+        }
+    }
+}
+
 /// Answers of a status whose head is whole and whose body cannot be read.
 fn spoilt(status: u16, fields: &str) -> [(&'static str, Reply); 4] {
     let large = vec![b'x'; 70_000];
