@@ -296,7 +296,7 @@ impl Upstream {
                 (response, _) => response,
             };
             let response = response?;
-            self.heed(&response);
+            self.heed(&response, &key);
             failpoint::hit("answer-begun");
             answer::judge(response, self.confirm, &key).await
         };
@@ -306,7 +306,9 @@ impl Upstream {
             Err(Failed::UpstreamUnreachable) => self.unreachable.store(true, Ordering::Relaxed),
             Err(Failed::TooLateToSend | Failed::Frozen(_)) => {}
             Ok(_) => {
-                self.key_refused.store(false, Ordering::Relaxed);
+                if self.is_current(&key) {
+                    self.key_refused.store(false, Ordering::Relaxed);
+                }
                 self.unreachable.store(false, Ordering::Relaxed);
             }
             Err(_) => self.unreachable.store(false, Ordering::Relaxed),
@@ -315,14 +317,20 @@ impl Upstream {
     }
 
     /// What the head of an answer says holds for those that come after, whatever becomes of its body.
-    fn heed(&self, response: &Response) {
+    fn heed(&self, response: &Response, key: &Key) {
         match response.status() {
             StatusCode::TOO_MANY_REQUESTS => {
                 self.backoff.begin(moment(), answer::wait_s(response.headers()).unwrap_or(UNSAID_S));
             }
-            StatusCode::UNAUTHORIZED => self.key_refused.store(true, Ordering::Relaxed),
+            StatusCode::UNAUTHORIZED if self.is_current(key) => self.key_refused.store(true, Ordering::Relaxed),
             _ => {}
         }
+    }
+
+    /// Whether a request with this key would be sent with it again. What is said of one that was replaced meanwhile says
+    /// nothing of its successor.
+    fn is_current(&self, key: &Key) -> bool {
+        self.key.load().as_deref().is_some_and(|current| key.is(current))
     }
 }
 

@@ -17,6 +17,11 @@ impl Key {
         Self(request.headers().get(AUTHORIZATION).cloned().unwrap_or(HeaderValue::from_static("")))
     }
 
+    /// Whether it is what this field holds.
+    pub(super) fn is(&self, field: &HeaderValue) -> bool {
+        self.0 == field
+    }
+
     fn text(&self) -> Option<&str> {
         let key = std::str::from_utf8(self.0.as_bytes()).ok()?.strip_prefix("Bearer ")?;
         (key.len() >= AT_LEAST).then_some(key)

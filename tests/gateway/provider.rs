@@ -26,6 +26,8 @@ pub enum Reply {
     Late(Duration),
     /// A success as soon as this is set.
     When(Arc<AtomicBool>),
+    /// A JSON answer as soon as this is set.
+    JsonWhen(u16, Arc<AtomicBool>),
     /// `103` again and again from when the first is set until the second is; then close.
     Flood([Arc<AtomicBool>; 2]),
 }
@@ -60,6 +62,12 @@ fn json(status: u16, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nset-cookie: a=b\r\nserver: x\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes()
 }
 
+fn wait(set: &AtomicBool) {
+    while !set.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn connection(memory: &Memory, mut stream: TcpStream) {
     let mut arrived = Vec::new();
     let mut buffer = [0; 4096];
@@ -81,15 +89,15 @@ fn connection(memory: &Memory, mut stream: TcpStream) {
                     return;
                 }
                 Reply::When(set) => {
-                    while !set.load(Ordering::SeqCst) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+                    wait(&set);
                     stream.write_all(&json(200, "{\"success\": true}"))
                 }
+                Reply::JsonWhen(status, set) => {
+                    wait(&set);
+                    stream.write_all(&json(status, "{}"))
+                }
                 Reply::Flood([begin, end]) => {
-                    while !begin.load(Ordering::SeqCst) {
-                        std::thread::sleep(Duration::from_millis(1));
-                    }
+                    wait(&begin);
                     memory.floods.fetch_add(1, Ordering::SeqCst);
                     let many = b"HTTP/1.1 103 E\r\n\r\n".repeat(1024);
                     while !end.load(Ordering::SeqCst) && stream.write_all(&many).is_ok() {}

@@ -168,6 +168,34 @@ fn the_providers_key_is_replaced_when_its_file_is() {
     assert!(!gateway.log().contains("canary-provider-key"));
 }
 
+#[test]
+fn what_the_provider_says_of_a_key_that_was_replaced_meanwhile_is_said_of_that_one_alone() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&watched(&provider, "sess1"));
+    let reasons = || readiness(&gateway)["reasons"].clone();
+    let told = |reply: fn(Arc<AtomicBool>) -> Reply, key: &str| {
+        let go_on = Arc::new(AtomicBool::new(false));
+        provider.next(reply(Arc::clone(&go_on)));
+        let before = provider.heads().len();
+        let mut waiting = gateway.send();
+        eventually("it is at the provider", || provider.heads().len() > before);
+        let read = gateway.log().matches("key was read again").count();
+        replace(&gateway.folder.path().join("key"), key);
+        eventually("the new key is read", || gateway.log().matches("key was read again").count() > read);
+        move || {
+            go_on.store(true, Ordering::SeqCst);
+            response(&mut waiting).unwrap().status
+        }
+    };
+    assert_eq!(told(|set| Reply::JsonWhen(401, set), "canary-provider-key-001")(), 502);
+    assert_eq!(reasons(), serde_json::json!([]), "nobody has refused the new one");
+    let mut accepts = told(Reply::When, "canary-provider-key-002");
+    provider.next(Reply::Json(401, "{}"));
+    assert_eq!(delete(gateway.listen, "/sess1/groups/2@g.us/picture", TOKEN).code(), "upstream-credentials-refused");
+    assert_eq!(accepts(), 200);
+    assert_eq!(reasons(), serde_json::json!(["upstream-credentials-refused"]), "nobody has accepted the new one");
+}
+
 /// A folder as Kubernetes mounts it: files are links into `..data`, which is a link to a folder of its own.
 fn mount(folder: &Path, sides: [(&str, &str); 2]) {
     for (name, (config, list)) in ["..a", "..b"].iter().zip(sides) {
