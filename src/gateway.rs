@@ -118,7 +118,7 @@ pub struct Gateway {
     policies: Policies,
     refusals: Refusals,
     slots: Arc<Semaphore>,
-    trusted_proxies: Vec<IpNet>,
+    forwarders: Vec<IpNet>,
     timeout: Duration,
     draining: AtomicBool,
 }
@@ -153,7 +153,7 @@ impl Gateway {
             tasks: Tasks::default(),
             metrics,
             slots: Arc::new(Semaphore::new(config.listen.max_requests)),
-            trusted_proxies: config.listen.trusted_proxies.clone(),
+            forwarders: config.listen.forwarders().to_vec(),
             timeout: config.upstream.timeout,
             draining: AtomicBool::new(false),
         }
@@ -286,7 +286,7 @@ impl Gateway {
         certificate: Option<&Proven>,
         trace: &mut Trace,
     ) -> Result<Limiting, Refused> {
-        let accepted = accept::accept(head?, &self.trusted_proxies, trace)?;
+        let accepted = accept::accept(head?, &self.forwarders, trace)?;
         if self.is_draining() {
             return Err(Refused::ShuttingDown);
         }

@@ -114,6 +114,13 @@ impl Listen {
         section.finish();
         listen
     }
+
+    /// Whose `X-Forwarded-For` is believed. Nobody's where a PROXY header says where each connection comes from: what is
+    /// behind that are the caller's own bytes.
+    #[must_use]
+    pub fn forwarders(&self) -> &[IpNet] {
+        if self.proxy_protocol { &[] } else { &self.trusted_proxies }
+    }
 }
 
 impl Ops {

@@ -350,9 +350,19 @@ fn behind_a_proxy_the_address_comes_from_it_alone() {
             .map(|a| a.status)
     };
     assert_eq!(
-        [ask("PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n"), ask("PROXY TCP4 9.9.9.9 127.0.0.1 1 2\r\n"), ask("")],
-        [Some(200), Some(403), None]
+        [
+            ask("PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n"),
+            ask("PROXY TCP4 9.9.9.9 127.0.0.1 1 2\r\n"),
+            // The proxy's own connections, and such as come from its host: the field is the caller's all the same.
+            ask("PROXY UNKNOWN\r\n"),
+            ask("\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"),
+            ask("PROXY TCP4 127.0.0.2 127.0.0.1 1 2\r\n"),
+            ask("")
+        ],
+        [Some(200), Some(403), Some(403), Some(403), Some(403), None]
     );
+    let is_named = |entry: &serde_json::Value| entry["peer"] == "127.0.0.2";
+    eventually("the refusal is recorded", || gateway.of_kind("refusal").iter().any(is_named));
 }
 
 #[test]
