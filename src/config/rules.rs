@@ -47,17 +47,26 @@ impl Rule {
         let sessions = section.list("sessions", session).unwrap_or_default();
         let groups = section.list("groups", group).unwrap_or_default();
         let file = section.path("groups_file");
-        let is_unread = file.is_some() && section.reading.without_files;
-        let listed = file.filter(|_| !is_unread).and_then(|file| Listed::read(&file, &section));
+        let names_file = file.is_some();
+        let listed = file.filter(|_| !section.reading.without_files).and_then(|file| Listed::read(&file, &section));
         let (from, expires) = (section.list("from", network), section.parsed_if_there("expires", expiry));
         if sessions.is_empty() {
-            section.fault("sessions", None, "is empty, so the rule covers nothing; write [\"*\"] for every session");
+            section.empty("sessions", "is empty, so the rule covers nothing; write [\"*\"] for every session");
         }
-        if groups.is_empty() && !is_unread && listed.as_ref().is_none_or(|listed| listed.groups.is_empty()) {
-            section.fault("groups", None, "is empty, so the rule covers nothing; write [\"*@g.us\"] for every group");
+        match &listed {
+            Some(listed) if groups.is_empty() && listed.groups.is_empty() => {
+                let what = format!("{} lists no group, so the rule covers nothing", listed.file.display());
+                section.fault("groups_file", None, what);
+            }
+            None if groups.is_empty() && !names_file => {
+                let what = "is empty, so the rule covers nothing; write [\"*@g.us\"] for every group";
+                section.empty("groups", what);
+            }
+            // What is wrong with a list that cannot be read, or used, is said already.
+            Some(_) | None => {}
         }
         if from.as_ref().is_some_and(Vec::is_empty) {
-            section.fault("from", None, "is empty, so the rule covers nothing; leave it out for everywhere");
+            section.empty("from", "is empty, so the rule covers nothing; leave it out for everywhere");
         }
         section.finish();
         Self { sessions, groups, listed, from, expires }
@@ -99,7 +108,7 @@ impl Listed {
             return known.clone();
         }
         let listed = match section.reading.read_text(file, GROUPS_FILE_AT_MOST) {
-            Ok(text) => Some(Arc::new(Self { file: file.to_owned(), groups: patterns(&text, section) })),
+            Ok(text) => patterns(&text, section).map(|groups| Arc::new(Self { file: file.to_owned(), groups })),
             Err(error) => {
                 section.fault("groups_file", None, format!("{} cannot be read: {error}", file.display()));
                 None
@@ -110,8 +119,8 @@ impl Listed {
     }
 }
 
-/// One pattern a line, `#` begins a comment.
-fn patterns(text: &str, section: &Section) -> Vec<Box<str>> {
+/// One pattern a line, `#` begins a comment. `None` when it has faults.
+fn patterns(text: &str, section: &Section) -> Option<Vec<Box<str>>> {
     let (mut groups, mut faults) = (Vec::new(), 0);
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let entry = line.split('#').next().unwrap_or_default().trim();
@@ -131,7 +140,7 @@ fn patterns(text: &str, section: &Section) -> Vec<Box<str>> {
     }
     groups.sort_unstable();
     groups.dedup();
-    groups
+    (faults == 0).then_some(groups)
 }
 
 const SUFFIX: &str = "@g.us";

@@ -85,6 +85,14 @@ impl Section {
         self.reading.faults.borrow_mut().push(fault);
     }
 
+    /// A list is empty, which is a fault unless what was in it had faults of its own.
+    pub(super) fn empty(&self, name: &str, what: impl Into<String>) {
+        let key = self.key(name);
+        if self.reading.faults.borrow().iter().all(|fault| !fault.key.starts_with(&key)) {
+            self.fault(name, None, what);
+        }
+    }
+
     fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.rest.remove(name)

@@ -95,16 +95,21 @@ fn a_rule_that_covers_nothing_is_a_fault() {
     let rule = |lines: &str| caller(&format!("[[callers.deny]]\n{lines}"));
     for (lines, key) in [
         ("sessions = []\ngroups = [\"1\"]", "callers[0].deny[0].sessions"),
+        ("sessions = [\"s 1\"]\ngroups = [\"1\"]", "callers[0].deny[0].sessions[0]"),
+        ("sessions = [\"*\"]\ngroups = [\"1@G.US\"]", "callers[0].deny[0].groups[0]"),
         ("sessions = [\"*\"]\ngroups = []", "callers[0].deny[0].groups"),
-        ("sessions = [\"*\"]\ngroups_file = \"empty\"", "callers[0].deny[0].groups"),
+        ("sessions = [\"*\"]\ngroups_file = \"empty\"", "callers[0].deny[0].groups_file"),
+        ("sessions = [\"*\"]\ngroups_file = \"wrong\"", "callers[0].deny[0].groups_file"),
+        ("sessions = [\"*\"]", "callers[0].deny[0].groups"),
         ("sessions = [\"*\"]\ngroups = [\"1\"]\nfrom = []", "callers[0].deny[0].from"),
         ("sessions = [\"*\"]\ngroups = [\"1\"]\nfrom = [\"x\"]", "callers[0].deny[0].from[0]"),
         ("sessions = [\"*\"]\ngroups = [\"1\"]\nexpires = \"soon\"", "callers[0].deny[0].expires"),
         ("sessions = [\"*\"]\ngroups = [\"1\"]\nuntil = 1", "callers[0].deny[0].until"),
         ("sessions = [\"*\"]\ngroups_file = \"gone\"", "callers[0].deny[0].groups_file"),
     ] {
-        let found = loaded(&rule(lines), &[("empty", "# nothing\n\n")]).map(|_| ()).unwrap_err();
-        assert!(found.iter().any(|fault| fault.key == key), "{lines}: {found:?}");
+        let found = loaded(&rule(lines), &[("empty", "# nothing\n\n"), ("wrong", "1@G.US\n")]).map(|_| ()).unwrap_err();
+        // Alone: where something is misspelt, it would be the wrong advice to write `*`, or to leave it out.
+        assert!(matches!(found.as_slice(), [fault] if fault.key == key), "{lines}: {found:?}");
     }
 }
 
