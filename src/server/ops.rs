@@ -12,13 +12,14 @@ use crate::problem::Problem;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,9 +39,9 @@ struct Operations {
 pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) -> Router {
     let log = Arc::new(log);
     let api = Arc::new(Api::new(log.operators(), Arc::clone(&gateway)));
-    let api = any(move |request: Request| Arc::clone(&api).answer(request));
+    let api = any(move |request: Request| plain(request, Arc::clone(&api), Api::answer));
     // Who may not read the log is told so for whatever is under it.
-    let log = any(move |request: Request| Arc::clone(&log).answer(request));
+    let log = any(move |request: Request| plain(request, Arc::clone(&log), Published::answer));
     Router::new()
         .route("/log", log.clone())
         .route("/log/", log.clone())
@@ -54,6 +55,21 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) 
         .fallback(async || withheld(Withheld::NotFound(NOT_THERE)))
         .method_not_allowed_fallback(async || withheld(Withheld::MethodNotAllowed("GET, HEAD")))
         .with_state(Operations { gateway, registry: Arc::new(registry) })
+}
+
+/// What is asked with a token has to be plain: HTTP/1.1, one `Host`, and no body but one whose length stands in its head.
+/// hyper takes more than that, which something in front could read in another way. Probes may ask as they like.
+async fn plain<H, A: Future<Output = Response>>(request: Request, of: H, answer: impl Fn(H, Request) -> A) -> Response {
+    let fields = request.headers();
+    let one_host = fields.get_all(header::HOST).iter().count() == 1;
+    if request.version() == Version::HTTP_11 && one_host && !fields.contains_key(header::TRANSFER_ENCODING) {
+        return answer(of, request).await;
+    }
+    let what =
+        "send HTTP/1.1 with one `Host` and, where there is a body, `Content-Length` instead of `Transfer-Encoding`";
+    let mut response = withheld(Withheld::BadRequest(what.to_owned()));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Red (503) for what keeps this process from serving; `degraded` (200) for what does not. The hash of the policy in force

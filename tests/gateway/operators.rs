@@ -330,3 +330,33 @@ fn a_freeze_whose_body_never_comes_is_answered_in_time_and_freezes_nothing() {
     }
     assert!(gateway.of_kind("freeze").is_empty());
 }
+
+#[test]
+fn what_is_asked_with_a_token_is_plain_and_nothing_else_is_looked_at() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&staffed(&provider));
+    let body = "{\"covers\":\"all\",\"reason\":\"x\"}";
+    let (length, chunks) =
+        (format!("Content-Length: {}\r\n", body.len()), format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
+    let (host, chunked, staff) = ("Host: gw\r\n", "Transfer-Encoding: chunked\r\n", bearer(ALICE));
+    for (version, fields, body) in [
+        ("1.1", format!("{host}{length}{chunked}"), chunks.as_str()),
+        ("1.1", format!("{host}{chunked}{length}"), &chunks),
+        ("1.1", format!("{host}{chunked}"), &chunks),
+        ("1.1", format!("{host}{host}{length}"), body),
+        ("1.1", length.clone(), body),
+        ("1.0", format!("{host}{length}"), body),
+        ("1.0", format!("{host}Connection: keep-alive\r\n{length}"), body),
+    ] {
+        for line in ["POST /api/v1/freeze", "POST /api/v1/unfreeze", "GET /api/v1/status", "GET /log/checkpoint"] {
+            let mut stream = connect(gateway.ops);
+            stream.write_all(format!("{line} HTTP/{version}\r\n{staff}{fields}\r\n{body}").as_bytes()).unwrap();
+            let answer = response(&mut stream).expect("an answer");
+            assert_eq!((answer.status, answer.code()), (400, "bad-request".into()), "{line} {version} {fields}");
+            assert!(!matches!(stream.read(&mut [0]), Ok(1..)), "nothing more is answered: {line} {version} {fields}");
+        }
+    }
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200, "nothing is frozen");
+    let plain = format!("POST /api/v1/freeze HTTP/1.1\r\n{host}{staff}{length}\r\n{body}");
+    assert_eq!(exchange(gateway.ops, plain.as_bytes(), 1)[0].status, 200);
+}
