@@ -14,7 +14,7 @@ use governor::{Quota, RateLimiter};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -199,6 +199,11 @@ impl FailedAuthentications {
     /// # Errors
     /// [`Refused::RateLimited`] when this peer has failed too often.
     pub fn count(&self, peer: IpAddr) -> Result<(), Refused> {
+        // Who has one address of IPv6 has the /64 around it, to take another one from for each attempt.
+        let peer = match peer {
+            IpAddr::V4(_) => peer,
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+        };
         let cell = usize::try_from(self.hasher.hash_one(peer) % FAILED_CELLS as u64).unwrap_or(0);
         self.limiter.check_key(&(cell, Mode::Take)).map(|_| ()).map_err(|not_until| Refused::RateLimited {
             whose: "too many failed authentications from this address".to_owned(),
@@ -294,5 +299,13 @@ mod tests {
         let refused = (0..100).filter(|_| failed.count(peer(1)).is_err()).count();
         assert_eq!(refused, 70);
         assert!((2..12).filter(|n| failed.count(peer(*n)).is_ok()).count() >= 8);
+    }
+
+    #[test]
+    fn who_has_a_network_of_ipv6_is_one_peer() {
+        let failed = FailedAuthentications::new();
+        let peer = |network: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, network, host, 0, 0, host]);
+        assert_eq!((0..100).filter(|host| failed.count(peer(1, *host)).is_err()).count(), 70);
+        assert!((2..12).filter(|network| failed.count(peer(*network, 1)).is_ok()).count() >= 8);
     }
 }
