@@ -100,6 +100,9 @@ fn key(jwk: &Map<String, Value>) -> Result<Option<Key>, String> {
         return Ok(None);
     }
     let (alg, crv) = (text(jwk, "alg")?, text(jwk, "crv")?);
+    if alg.is_some_and(|alg| !["RS256", "ES256", "EdDSA"].contains(&alg)) {
+        return Ok(None);
+    }
     let public = match (kty, crv) {
         ("RSA", _) if alg.is_none_or(|alg| alg == "RS256") => rsa(jwk)?,
         ("EC", Some("P-256")) => {
@@ -170,6 +173,8 @@ mod tests {
             ED25519.replace("Ed25519", "X25519"),
             P256.replace("P-256", "P-384"),
             RSA.replace("\"kid\"", "\"alg\":\"PS256\",\"kid\""),
+            P256.replace("\"kid\"", "\"alg\":\"ECDH-ES\",\"kid\""),
+            ED25519.replace("\"kid\"", "\"alg\":\"Ed25519\",\"kid\""),
             r#"{"kty":"oct","k":"AAAA","alg":"HS256"}"#.to_owned(),
             r#"{"kty":"new"}"#.to_owned(),
         ];

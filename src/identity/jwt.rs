@@ -159,7 +159,9 @@ fn algorithm(header: &Map<String, Value>) -> Result<&str, Fault> {
         return Err("the token's header asks for what is not done here, or brings its own key");
     }
     let typ = header.get("typ").map(|typ| typ.as_str().unwrap_or_default().to_ascii_lowercase());
-    if typ.is_some_and(|typ| !["jwt", "at+jwt", "application/at+jwt"].contains(&typ.as_str())) {
+    // RFC 7515 §4.1.9: a type without a slash is short for that with `application/` before it.
+    let is_for_access = |typ: String| ["jwt", "at+jwt"].contains(&typ.strip_prefix("application/").unwrap_or(&typ));
+    if !typ.is_none_or(is_for_access) {
         return Err("the token's `typ` is not that of a token for access");
     }
     let alg = header.get("alg").and_then(Value::as_str).unwrap_or_default();

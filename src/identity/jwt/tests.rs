@@ -101,6 +101,10 @@ fn a_good_token_is_a_callers_and_names_issuer_and_key() {
     assert_eq!(ask(keys.issuer(), &ec), Ok("moderation/cluster-ec".into()));
     let one = claims(r#"["other","wasend-gateway"]"#, r#""wasend-gateway""#);
     assert!(ask(keys.issuer(), &keys.sign(r#"{"alg":"EdDSA","kid":"ed","typ":"at+JWT"}"#, &one)).is_ok());
+    for typ in ["application/jwt", "Application/AT+JWT"] {
+        let header = format!(r#"{{"alg":"EdDSA","kid":"ed","typ":"{typ}"}}"#);
+        assert!(ask(keys.issuer(), &keys.sign(&header, &one)).is_ok(), "{typ}: the whole name of the type");
+    }
     // One key needs no name.
     let only = config::Issuer { keys: vec![keys.key(None)], ..keys.issuer() };
     assert_eq!(ask(only, &keys.sign(r#"{"alg":"EdDSA"}"#, &good)), Ok("moderation/cluster".into()));
