@@ -4,7 +4,7 @@
 mod certificate;
 mod jwt;
 
-pub use certificate::Proven;
+pub use certificate::{Proven, may_issue};
 
 use crate::clock::Timestamp;
 use crate::config;

@@ -19,17 +19,31 @@ pub struct Proven {
     expires: Timestamp,
 }
 
-/// From when on a certificate is refused. It is valid to the end of the second that it names (RFC 5280 §4.1.2.5), which
-/// webpki tells who asks at the end of time, before it looks for an issuer.
-fn expires(certificate: &EndEntityCert<'_>) -> Option<Timestamp> {
-    let at_the_end = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
-    match certificate.verify_for_usage(&[], &[], &[], at_the_end, KeyUsage::client_auth(), None, None) {
-        Err(Error::CertExpired { not_after, .. }) => {
-            let micros = i64::try_from(not_after.as_secs()).ok()?.checked_add(1)?.checked_mul(1_000_000)?;
-            Some(Timestamp::from_micros(micros))
-        }
-        Ok(_) | Err(_) => None,
+/// What is wrong with a client's certificate at a time, though nobody had to have issued it: first its time, then whether
+/// it is a client's at all.
+fn fault(certificate: &EndEntityCert<'_>, at: UnixTime) -> Option<Error> {
+    certificate.verify_for_usage(&[], &[], &[], at, KeyUsage::client_auth(), None, None).err()
+}
+
+/// The last second of a certificate, which webpki tells who asks at the end of time.
+fn last_second(certificate: &EndEntityCert<'_>) -> Option<UnixTime> {
+    match fault(certificate, UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX))) {
+        Some(Error::CertExpired { not_after, .. }) => Some(not_after),
+        Some(_) | None => None,
     }
+}
+
+/// From when on a certificate is refused: it is valid to the end of its last second (RFC 5280 §4.1.2.5).
+fn expires(certificate: &EndEntityCert<'_>) -> Option<Timestamp> {
+    let end_s = i64::try_from(last_second(certificate)?.as_secs()).ok()?.checked_add(1)?;
+    end_s.checked_mul(1_000_000).map(Timestamp::from_micros)
+}
+
+/// Whether a certificate says that it may issue others (RFC 5280 §4.2.1.9). Nobody asks that of one that is trusted.
+#[must_use]
+pub fn may_issue(certificate: &CertificateDer<'_>) -> bool {
+    let is_issuer = |read: EndEntityCert<'_>| Some(fault(&read, last_second(&read)?)? == Error::CaUsedAsEndEntity);
+    EndEntityCert::try_from(certificate).ok().and_then(is_issuer).unwrap_or(false)
 }
 
 impl Proven {

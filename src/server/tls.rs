@@ -2,11 +2,12 @@
 //! request.
 
 use crate::config;
+use crate::identity::may_issue;
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
 
@@ -40,10 +41,19 @@ fn read(from: &config::Tls) -> Result<ServerConfig, String> {
 
 /// Takes client certificates that one of the authorities issued for clients, or for nothing in particular, in their time.
 fn verifier(auth: &config::ClientAuth, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
-    let roots = Arc::new(config::file::roots(Some(&auth.ca_file))?);
-    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
+    let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", auth.ca_file.display());
+    let mut roots = RootCertStore::empty();
+    for certificate in config::file::certificates(&auth.ca_file)? {
+        if !may_issue(&certificate) {
+            let what = "holds a certificate that may not issue certificates (it is no CA): whoever has its key could be \
+                any caller; name the authority that issues those of the callers";
+            return Err(wrong(&what));
+        }
+        roots.add(certificate).map_err(|e| wrong(&e))?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|e| format!("{}: {e}", auth.ca_file.display()))
+    builder.build().map_err(|e| wrong(&e))
 }
 
 impl Certificate {

@@ -2,7 +2,7 @@
 //! that change.
 
 use crate::provider::Provider;
-use crate::running::{Gateway, TARGET, TOKEN, caller, configuration, eventually};
+use crate::running::{Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::steps::{step, stepped};
 use crate::wire::{Response, connect, request, response};
 use rcgen::string::Ia5String;
@@ -261,4 +261,26 @@ fn a_certificate_that_expires_is_refused_on_an_open_connection_which_ends_with_t
         assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "it is closed");
     }
     assert_eq!(provider.heads().len(), 5);
+}
+
+#[test]
+fn whose_certificate_may_not_issue_others_is_no_authority() {
+    let (provider, authority) = (Provider::start(), Authority::new());
+    let gateway = gateway(&provider, &authority, "");
+    let moderation = authority.issue(&[uri(SPIFFE)], |_| {});
+    for is_ca in [IsCa::NoCa, IsCa::ExplicitNoCa] {
+        let (mut params, key) = (CertificateParams::new(vec![]).unwrap(), KeyPair::generate().unwrap());
+        params.is_ca = is_ca;
+        // Who has its key could be any caller, though it says itself that it is nobody's issuer.
+        let pinned = Authority(CertifiedIssuer::self_signed(params, key).unwrap());
+        let forged = pinned.issue(&[dns("cleaner.example")], |_| {});
+        let refused = gateway.of_kind("policy-refused").len();
+        trust(gateway.folder.path(), &[&authority, &pinned]);
+        gateway.signal("HUP");
+        eventually("it is refused", || gateway.of_kind("policy-refused").len() > refused);
+        assert_eq!((status(&gateway, &forged), status(&gateway, &moderation)), (None, Some(200)));
+    }
+    assert!(gateway.log().contains("may not issue certificates"), "{}", gateway.log());
+    let checked = command(&["check-config"], &gateway.config());
+    assert_eq!(checked.status.code(), Some(64), "{checked:?}");
 }

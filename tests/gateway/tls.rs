@@ -91,7 +91,10 @@ fn certificates_that_cannot_be_read_again_are_told_everywhere_until_they_can_and
     let (provider, folder) = (Provider::start(), Arc::new(tempfile::tempdir().unwrap()));
     certify(folder.path());
     let at = |name: &str| folder.path().join(name);
-    std::fs::copy(at("chain.pem"), at("clients.pem")).unwrap();
+    let mut authority = rcgen::CertificateParams::new(vec![]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority = authority.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(at("clients.pem"), authority.pem()).unwrap();
     let tls = TLS.replace(" }", ", client_ca_file = \"clients.pem\", client_auth = \"optional\" }");
     let callers = format!("[reload]\ninterval_ms = 50\n{}", caller("moderation", TOKEN, ""));
     let gateway =
