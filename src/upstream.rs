@@ -54,6 +54,7 @@ pub struct Upstream {
     timeout: Duration,
     confirm: Confirm,
     key_refused: AtomicBool,
+    redirects: AtomicBool,
     backoff: Backoff,
     unreachable: AtomicBool,
 }
@@ -193,6 +194,7 @@ impl Upstream {
             timeout: config.timeout,
             confirm: config.confirm,
             key_refused: AtomicBool::new(false),
+            redirects: AtomicBool::new(false),
             backoff: Backoff::new(),
             unreachable: AtomicBool::new(false),
         })
@@ -234,6 +236,9 @@ impl Upstream {
         }
         if self.unreachable.load(Ordering::Relaxed) {
             reasons.push("upstream-unreachable");
+        }
+        if self.redirects.load(Ordering::Relaxed) {
+            reasons.push("upstream-redirects");
         }
         if self.held_back().is_some() {
             reasons.push("upstream-backoff");
@@ -318,7 +323,16 @@ impl Upstream {
 
     /// What the head of an answer says holds for those that come after, whatever becomes of its body.
     fn heed(&self, response: &Response, key: &Key) {
-        match response.status() {
+        let status = response.status();
+        let redirects = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
+        self.redirects.store(redirects, Ordering::Relaxed);
+        if redirects {
+            tracing::warn!(
+                "the provider redirects ({}), which is not followed: is upstream.url right?",
+                status.as_u16()
+            );
+        }
+        match status {
             StatusCode::TOO_MANY_REQUESTS => {
                 self.backoff.begin(moment(), answer::wait_s(response.headers()).unwrap_or(UNSAID_S));
             }

@@ -220,3 +220,23 @@ fn without_reuse_each_deletion_has_a_connection_of_its_own() {
         assert_eq!((provider.heads().len(), provider.accepted() == 5), (5, is_own), "{lines}");
     }
 }
+
+#[test]
+fn a_redirect_is_not_followed_and_the_operators_hear_of_it_until_there_is_another_answer() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    for status in [301, 302, 303, 307, 308] {
+        provider.next(Reply::Raw(whole(status, "location: /sess1/groups/2@g.us/picture\r\n", b"")));
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).code(), "upstream-not-confirmed", "{status}");
+        assert_eq!(
+            get(gateway.ops, "/readyz").json()["reasons"],
+            serde_json::json!(["upstream-redirects"]),
+            "{status}"
+        );
+        eventually("it is logged", || gateway.log().contains(&format!("the provider redirects ({status})")));
+        provider.next(Reply::Json(404, "{}"));
+        assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 404);
+        assert_eq!(get(gateway.ops, "/readyz").json()["status"], "ready", "{status}");
+    }
+    assert_eq!(provider.heads().len(), 10);
+}
