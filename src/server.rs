@@ -50,6 +50,7 @@ pub fn serve_ops(
     let (metrics, _) = crate::telemetry::Metrics::new();
     let router = ops::router(gateway, registry, log);
     let stopped = stop.clone();
-    listener
-        .run(metrics, stop, move |stream, _| ops::serve(stream, certificate.clone(), router.clone(), stopped.clone()))
+    listener.run(metrics, stop, move |stream, peer| {
+        ops::serve((stream, peer), certificate.clone(), router.clone(), stopped.clone())
+    })
 }

@@ -9,17 +9,18 @@ use crate::gateway::Gateway;
 use crate::gateway::brake::Reasons;
 use crate::id::RequestId;
 use crate::problem::Problem;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::registry::Registry;
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,7 +64,12 @@ async fn plain<H, A: Future<Output = Response>>(request: Request, of: H, answer:
     let fields = request.headers();
     let one_host = fields.get_all(header::HOST).iter().count() == 1;
     if request.version() == Version::HTTP_11 && one_host && !fields.contains_key(header::TRANSFER_ENCODING) {
-        return answer(of, request).await;
+        let peer = request.extensions().get::<Peer>().map(|Peer(ip)| ip.to_string());
+        let response = answer(of, request).await;
+        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            tracing::warn!(status = response.status().as_u16(), peer, "the operators' port refused who asked");
+        }
+        return response;
     }
     let what =
         "send HTTP/1.1 with one `Host` and, where there is a body, `Content-Length` instead of `Transfer-Encoding`";
@@ -101,12 +107,17 @@ fn withheld(why: Withheld) -> Response {
     Problem::from(why).into_response(RequestId::new()).map(Body::from)
 }
 
+/// Who asks, as far as its connection knows.
+#[derive(Clone)]
+struct Peer(IpAddr);
+
 pub(super) async fn serve(
-    stream: TcpStream,
+    (stream, peer): (TcpStream, SocketAddr),
     certificate: Option<Arc<Certificate>>,
     router: Router,
     stop: CancellationToken,
 ) {
+    let router = router.layer(Extension(Peer(peer.ip().to_canonical())));
     match certificate {
         None => speak(stream, router, stop).await,
         Some(certificate) => {

@@ -83,6 +83,11 @@ fn only_an_operator_or_auditor_reads_the_log_and_a_caller_is_neither() {
     }
     assert_eq!(delete(gateway.listen, TARGET, ALICE).status, 401, "an operator is no caller");
     assert_ne!(ask(gateway.listen, "GET", "/log/checkpoint", &bearer(ALICE)).status, 200, "nor is it the other port");
+    let refused = || gateway.log().matches("\"status\":401,\"peer\":\"127.0.0.1\"").count();
+    eventually("each refusal is logged", || refused() == 25);
+    let freeze = "POST /api/v1/freeze HTTP/1.1\r\nHost: gw\r\nContent-Length: 2\r\n".to_owned() + &bearer(BOB);
+    assert_eq!(exchange(gateway.ops, format!("{freeze}\r\n{{}}").as_bytes(), 1)[0].status, 403);
+    eventually("and who may not act", || gateway.log().contains("\"status\":403,\"peer\":\"127.0.0.1\""));
     for token in [ALICE, BOB] {
         assert!(!gateway.log().contains(token) && !gateway.log().contains(&sha256(token)));
     }
