@@ -87,6 +87,8 @@ mod proxied;
 mod prune;
 #[path = "gateway/prune_full.rs"]
 mod prune_full;
+#[path = "gateway/pruned.rs"]
+mod pruned;
 #[path = "gateway/pruning_replicas.rs"]
 mod pruning_replicas;
 #[path = "gateway/rates.rs"]

@@ -1,6 +1,6 @@
 //! `audit prune`: removes old entries, through the process that serves or, where none does, by itself.
 
-use super::{Common, when};
+use super::{Common, of_log, when};
 use crate::cli::alone::{Alone, arm, complain, silent, user};
 use crate::cli::{Exit, page};
 use crate::clock::{Moment, Timestamp, moment, since};
@@ -30,10 +30,15 @@ pub(super) fn run(options: &Options) -> Exit {
     if let Err(exit) = arm() {
         return exit;
     }
-    let section = match options.common.place.section() {
+    let section = match options.common.place.section().and_then(|ledger| of_log(ledger, options.common.log)) {
         Ok(section) => section,
         Err(exit) => return exit,
     };
+    if options.common.log.is_some() {
+        let words =
+            "an older log is not written to any more, so it is not pruned either; it goes as a whole, with its folder";
+        return complain(Exit::Usage, &format!("{}: {words}", section.path.display()));
+    }
     if section.postgres.is_some() {
         return shared(options, &section);
     }
