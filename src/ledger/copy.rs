@@ -206,7 +206,7 @@ fn check<L: super::Reader + super::ProofReader>(
     luggage: &Luggage,
     progress: impl FnMut(u64, u64),
 ) -> Result<Report, OpenError> {
-    let report = verify(ledger, key, kept, progress)?;
+    let report = verify(ledger, key, kept.map_or(&[], std::slice::from_ref), progress)?;
     let is_whole = report.signed == Some(luggage.head) && report.entries == luggage.head.size && report.open.is_empty();
     if is_whole { Ok(report) } else { Err(OpenError::Damaged("the ledger changed while it was copied".to_owned())) }
 }

@@ -56,8 +56,8 @@ pub struct Report {
     pub entries: u64,
     /// The newest signed head: the entries lead to it. `None`: none is stored.
     pub signed: Option<Head>,
-    /// The head of the checkpoint that was kept elsewhere: the entries lead to it too.
-    pub kept: Option<Head>,
+    /// The heads of the checkpoints that were kept elsewhere, as they were given: the entries lead to them too.
+    pub kept: Vec<Head>,
     /// How many stored tiles were compared; `None`: they are being built anew.
     pub tiles: Option<u64>,
     /// What the store keeps beside the entries of what they mean was compared with them: what is open, unresolved and
@@ -103,7 +103,7 @@ impl Report {
 pub fn verify<L: Reader + ProofReader>(
     ledger: &L,
     key: &VerifyingKey,
-    kept: Option<&Kept>,
+    kept: &[Kept],
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, OpenError> {
     // In this order: the ledger only grows, so what is searchable now is there when the length is read, and so is what is
@@ -114,7 +114,7 @@ pub fn verify<L: Reader + ProofReader>(
     let standing = ledger.standing()?;
     let length = standing.as_ref().map_or_else(|| ledger.length(), |standing| Ok(standing.length))?;
     let stored = note.map(|note| open(&note, key, "the stored checkpoint")).transpose()?;
-    let kept = kept.map(|kept| open(&kept.note, key, &kept.place)).transpose()?;
+    let kept = kept.iter().map(|kept| open(&kept.note, key, &kept.place)).collect::<Result<Vec<_>, _>>()?;
     let mut heads: Vec<(Head, &str)> = stored.iter().chain(&kept).map(|(head, place)| (*head, *place)).collect();
     heads.sort_by_key(|(head, _)| std::cmp::Reverse(head.size));
     let signed = stored.map(|(head, _)| head);
@@ -160,8 +160,8 @@ pub fn verify<L: Reader + ProofReader>(
     }
     let Walk { tiles, order, frozen, built, search, .. } = walk;
     let beyond = standing.as_ref().map(|standing| standing.compare(&order, &frozen, admitted)).transpose()?;
-    let kept = kept.map(|(head, _)| head);
-    if signed.or(kept).is_none() {
+    let kept: Vec<Head> = kept.into_iter().map(|(head, _)| head).collect();
+    if signed.is_none() && kept.is_empty() {
         let words = "the entries are in order, but nothing proves them: none has been signed yet; `serve` signs them";
         return Err(OpenError::Unusable(words.to_owned()));
     }

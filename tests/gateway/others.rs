@@ -2,7 +2,7 @@
 
 use crate::provider::Provider;
 use crate::restoring::{said, text};
-use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::delete;
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -171,4 +171,40 @@ fn a_process_of_any_name_that_holds_the_ledger_serves_it() {
     gateway.kill();
     let (code, words) = said(&command(&["status"], &gateway.config()));
     assert!(code == Some(0) && words.contains("no process serves this ledger"), "{words}");
+}
+
+/// Runs a command as a user to whom nothing belongs.
+fn as_nobody(gateway: &Gateway, words: &[&str]) -> (Option<i32>, String) {
+    let binary = gateway.folder.path().join("binary");
+    std::fs::set_permissions(gateway.folder.path(), Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(BINARY, &binary).unwrap();
+    let id = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".to_owned()];
+    said(&Command::new("setpriv").args(id).arg(&binary).args(words).output().unwrap())
+}
+
+/// What a user may read to whom nothing belongs.
+fn open_to_readers(ledger: &Path, folder: u32) {
+    std::fs::set_permissions(ledger, Permissions::from_mode(folder)).unwrap();
+    for file in std::fs::read_dir(ledger).unwrap().flatten() {
+        std::fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_of_the_checkpoint_that_may_not_be_looked_for_is_not_taken_for_none() {
+    if !is_root() {
+        return;
+    }
+    let provider = Provider::start();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(elsewhere.path(), Permissions::from_mode(0o700)).unwrap();
+    let lines = format!("checkpoint_copy = \"{}\"", elsewhere.path().join("copy").display());
+    let text = configuration(&provider.url(), &[("ledger", &lines)], &caller("moderation", TOKEN, ""));
+    let mut gateway = Gateway::with(&text);
+    assert!(gateway.stop().success());
+    open_to_readers(&gateway.folder.path().join("ledger"), 0o777);
+    std::fs::set_permissions(gateway.config(), Permissions::from_mode(0o644)).unwrap();
+    let config = gateway.config();
+    let (code, said) = as_nobody(&gateway, &["audit", "verify", "--config", self::text(&config)]);
+    assert!(code == Some(69) && said.contains("copy: Permission denied"), "{said}");
 }

@@ -163,6 +163,14 @@ fn verify_holds_the_ledger_against_the_copy_elsewhere_without_being_asked() {
     };
     let (code, said) = verify();
     assert!(code == Some(0) && said.contains(&copy.display().to_string()), "{said}");
+    let note = std::fs::read(&copy).unwrap();
+    std::fs::remove_file(&copy).unwrap();
+    let (code, said) = verify();
+    assert!(
+        code == Some(0) && said.contains("warning: ledger.checkpoint_copy") && !said.contains("none given"),
+        "{said}"
+    );
+    std::fs::write(&copy, note).unwrap();
     let older = gateway.folder.path().join("older");
     copy_folder(&ledger, &older);
     let text = std::fs::read_to_string(gateway.config()).unwrap();

@@ -11,6 +11,7 @@ use crate::ledger::stored::Stored;
 use crate::ledger::tree::Head;
 use crate::ledger::verify::{Gone, Kept, Report, verify};
 use crate::ledger::{OpenError, ProofReader, receipt};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What is read of a file with an entry, a receipt or a checkpoint: more than any of them has.
@@ -32,7 +33,7 @@ pub(in crate::cli) struct Options {
     /// Print JSON, one object
     #[arg(long)]
     json: bool,
-    /// A checkpoint that was kept elsewhere: shows a rollback. Without it, what `ledger.checkpoint_copy` names
+    /// A checkpoint that was kept elsewhere: shows a rollback. What `ledger.checkpoint_copy` names is compared, too
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
     /// The verification key, or a file with it, as it was kept elsewhere; without it, the one in the ledger's folder
@@ -65,12 +66,24 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
     bytes.map(|bytes| bytes.expose().clone()).map_err(|e| format!("{}: {e}", file.display()))
 }
 
-/// What `serve` keeps elsewhere.
-fn copied(file: &Path) -> Result<Kept, OpenError> {
+/// What `serve` keeps elsewhere. `None`: it is not there, and that was said.
+fn copied(file: &Path) -> Result<Option<Kept>, OpenError> {
     let place = file.display().to_string();
-    let note = String::from_utf8(read(file).map_err(OpenError::Unusable)?);
-    let note = note.map_err(|_| OpenError::Damaged(format!("{place}: it is not UTF-8")))?;
-    Ok(Kept { place, note })
+    match file::read(file, FILE_AT_MOST) {
+        Ok(bytes) => {
+            let note = String::from_utf8(bytes.expose().clone());
+            let note = note.map_err(|_| OpenError::Damaged(format!("{place}: it is not UTF-8")))?;
+            Ok(Some(Kept { place, note }))
+        }
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            page::complain(format_args!(
+                "warning: ledger.checkpoint_copy: {place} is not there, so the ledger was not compared with it; `serve` \
+                 writes it with the next checkpoint"
+            ));
+            Ok(None)
+        }
+        Err(e) => Err(OpenError::Unusable(format!("ledger.checkpoint_copy: {place}: {e}"))),
+    }
 }
 
 fn one(entry: &Path, proof: &Path, key: &VerifyingKey, json: bool) -> Exit {
@@ -116,34 +129,35 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>, kept: Opti
         Ok(section) => section,
         Err(exit) => return exit,
     };
-    // The copy that serve keeps elsewhere is held against the ledger without being asked for.
-    let copy = section.checkpoint_copy.clone().filter(|file| options.log.is_none() && file.exists());
+    // The copy that serve keeps elsewhere is held against the ledger without being asked for, and whatever is given.
+    let copy = section.checkpoint_copy.as_deref().filter(|_| options.log.is_none());
     let meant = match of_log(section.clone(), options.log) {
         Ok(meant) => meant,
         Err(exit) => return exit,
     };
-    let place = options.checkpoint.clone().or_else(|| copy.clone());
     let kept_elsewhere = key.is_some();
     let verified = || -> Result<Verified, OpenError> {
         // Read first: the ledger only grows.
-        let kept = kept.map_or_else(|| copy.as_deref().map(copied).transpose(), |kept| Ok(Some(kept)))?;
+        let kept: Vec<Kept> = kept.into_iter().chain(copy.map(copied).transpose()?.flatten()).collect();
         let ledger = Stored::open(&meant)?;
         let key = match key {
             Some(key) => key,
-            // Where the tree is lost, what signs the log still names its key.
-            None if !ledger.has_tree() => sqlite::key_at_hand(&section)?,
+            // Where what was signed is lost, what signs the log still names its key.
+            None if !ledger.has_tree() || (!kept.is_empty() && ledger.checkpoint()?.is_none()) => {
+                sqlite::key_at_hand(&section)?
+            }
             None => ledger.verifying_key()?,
         };
         let (started, mut progress) = (moment(), page::Progress::new());
-        let report = verify(&ledger, &key, kept.as_ref(), |done, all| progress.tick(done, all))?;
-        Ok(Verified { key, report, seconds: since(started).as_secs_f64() })
+        let report = verify(&ledger, &key, &kept, |done, all| progress.tick(done, all))?;
+        Ok(Verified { key, kept, report, seconds: since(started).as_secs_f64() })
     };
     match verified() {
         Ok(verified) => {
             if options.json {
                 page::json(&json(&verified));
             } else {
-                page::line(table(&verified, kept_elsewhere, place.as_deref()));
+                page::line(table(&verified, kept_elsewhere, copy));
             }
             if verified.report.signed.is_none() {
                 page::complain(
@@ -165,12 +179,13 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>, kept: Opti
 /// A whole ledger in which nothing bad was found.
 struct Verified {
     key: VerifyingKey,
+    kept: Vec<Kept>,
     report: Report,
     seconds: f64,
 }
 
 fn json(verified: &Verified) -> serde_json::Value {
-    let Verified { key, report, seconds } = verified;
+    let Verified { key, report, seconds, .. } = verified;
     let head = |head: &Head| serde_json::json!({"size": head.size, "root": head.root.to_string()});
     let open = report.open.iter().map(|(seq, id)| serde_json::json!({"seq": seq, "request_id": id}));
     serde_json::json!({
@@ -180,7 +195,7 @@ fn json(verified: &Verified) -> serde_json::Value {
         "entries": report.entries,
         "signed": report.signed.as_ref().map(head),
         "not_yet_covered": report.uncovered(),
-        "kept": report.kept.as_ref().map(head),
+        "kept": report.kept.iter().max_by_key(|head| head.size).map(head),
         "tiles": report.tiles,
         "pruned": report.pruned.as_ref().map(|gone| serde_json::json!({
             "first": gone.pruned.first, "seq": gone.pruned.seq, "time": gone.pruned.time, "before": gone.pruned.before,
@@ -217,8 +232,8 @@ fn pruned(gone: Option<&Gone>) -> String {
     )
 }
 
-fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> comfy_table::Table {
-    let Verified { key, report, seconds } = verified;
+fn table(verified: &Verified, kept_elsewhere: bool, copy: Option<&Path>) -> comfy_table::Table {
+    let Verified { key, kept, report, seconds } = verified;
     let named = report.open.iter().take(NAMED).map(|(seq, id)| format!("entry {seq}, request {id}"));
     let mut open: Vec<String> = named.collect();
     open.insert(0, report.open.len().to_string());
@@ -233,9 +248,12 @@ fn table(verified: &Verified, kept_elsewhere: bool, place: Option<&Path>) -> com
     if report.open.len() > NAMED {
         open.push("…; audit search --outcome open lists them".to_owned());
     }
-    let kept = match (&report.kept, place) {
-        (Some(head), Some(place)) => format!("{}: continued; it has {} entries", place.display(), head.size),
-        _ => "none given; --checkpoint FILE with one from elsewhere would show a rollback".to_owned(),
+    let continued = kept.iter().zip(&report.kept);
+    let continued = continued.map(|(kept, head)| format!("{}: continued; it has {} entries", kept.place, head.size));
+    let kept = match (kept.is_empty(), copy) {
+        (false, _) => continued.collect::<Vec<_>>().join("\n"),
+        (true, Some(copy)) => format!("none: {} is not there", copy.display()),
+        (true, None) => "none given; --checkpoint FILE with one from elsewhere would show a rollback".to_owned(),
     };
     let uncovered = match report.uncovered() {
         0 => "0".to_owned(),

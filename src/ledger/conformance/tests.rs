@@ -335,7 +335,7 @@ async fn what_is_committed_is_signed_and_proved_and_goes_on_after_a_restart(plac
         ledger.close().await;
         place.read(|stored| {
             let (key, note) = (stored.verifying_key().unwrap(), stored.checkpoint().unwrap().unwrap());
-            let report = verify(stored, &key, None, |_, _| {}).unwrap();
+            let report = verify(stored, &key, &[], |_, _| {}).unwrap();
             assert_eq!(
                 (report.uncovered(), report.open.len()),
                 (0, 0),

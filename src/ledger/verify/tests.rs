@@ -81,7 +81,7 @@ impl Log {
     }
 
     fn verify(&self, kept: Option<&Kept>) -> Result<Report, OpenError> {
-        verify(self, &key(7).verifying_key(), kept, |_, _| ())
+        verify(self, &key(7).verifying_key(), kept.map_or(&[], std::slice::from_ref), |_, _| ())
     }
 
     /// The words about what is bad.
@@ -157,7 +157,7 @@ fn a_ledger_that_nobody_touched_verifies_at_every_size() {
         let log = Log::of(size, size);
         let report = log.verify(Some(&log.kept())).expect("nothing is bad");
         assert_eq!((report.entries, report.signed.map(|head| head.size), report.uncovered()), (size, Some(size), 0));
-        assert_eq!(report.kept, report.signed);
+        assert_eq!(report.kept.first().copied(), report.signed);
     }
 }
 
@@ -165,7 +165,7 @@ fn a_ledger_that_nobody_touched_verifies_at_every_size() {
 fn what_is_not_covered_yet_is_counted_and_open_intents_are_listed() {
     let older = Log::of(256, 256).kept();
     let report = Log::of(300, 290).verify(Some(&older)).expect("nothing is bad");
-    assert_eq!((report.uncovered(), report.kept.map(|head| head.size)), (10, Some(256)));
+    assert_eq!((report.uncovered(), report.kept.first().map(|head| head.size)), (10, Some(256)));
     let log = Log::of(2, 2);
     assert_eq!(
         log.verify(None).expect("open is no error").open,
@@ -190,7 +190,7 @@ fn without_a_stored_checkpoint_the_entries_are_held_against_the_kept_one() {
     let (mut log, kept) = (Log::of(300, 300), Log::of(200, 200).kept());
     log.note = None;
     let report = log.verify(Some(&kept)).expect("nothing is bad");
-    assert_eq!((report.signed, report.kept.map(|head| head.size), report.uncovered()), (None, Some(200), 300));
+    assert_eq!((report.signed, report.kept.first().map(|head| head.size), report.uncovered()), (None, Some(200), 300));
     let bytes = String::from_utf8(log.entries[7].1.clone()).unwrap().replace("obviously-fake", "somebody-else");
     log.entries[7].1 = bytes.into_bytes();
     assert!(log.fault(Some(&kept)).contains("elsewhere was signed for the root"));

@@ -91,7 +91,7 @@ impl Place {
     fn verified(&self) -> Result<Option<u64>, OpenError> {
         self.read(|stored: &Stored| {
             let key = stored.verifying_key()?;
-            verify(stored, &key, None, |_, _| ()).map(|report| report.beyond)
+            verify(stored, &key, &[], |_, _| ()).map(|report| report.beyond)
         })
     }
 

@@ -36,7 +36,7 @@ impl Shorter {
     }
 
     fn verify(&self, kept: Option<&Kept>) -> Result<Report, OpenError> {
-        verify(self, &key(7).verifying_key(), kept, |_, _| ())
+        verify(self, &key(7).verifying_key(), kept.map_or(&[], std::slice::from_ref), |_, _| ())
     }
 
     fn fault(&self) -> String {
@@ -105,7 +105,7 @@ fn what_is_kept_is_verified_and_what_went_by_its_hashes() {
         let gone = report.pruned.as_ref().expect("it says so");
         assert_eq!((report.entries, report.read(), gone.hashes), (size + 1, size + 1 - first, true));
         assert_eq!((gone.pruned.first, gone.pruned.seq), (first, size));
-        assert_eq!(report.kept.map(|head| head.size), Some(first - 100), "a checkpoint of what went");
+        assert_eq!(report.kept.first().map(|head| head.size), Some(first - 100), "a checkpoint of what went");
     }
 }
 
