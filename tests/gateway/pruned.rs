@@ -1,6 +1,29 @@
 //! What is said, and what is verified, of a ledger that was pruned.
 
-use crate::old::Old;
+use crate::old::{Old, python};
+use std::path::Path;
+
+#[test]
+fn what_is_listed_beside_the_entries_about_what_was_pruned_is_verified_too() {
+    let old = Old::new(700, 100, "retention_days = 30");
+    let mut gateway = old.settled();
+    assert_eq!(old.prune().0, Some(0));
+    assert!(gateway.stop().success());
+    let ledger = old.ledger().join("ledger.db");
+    let before = std::fs::read(&ledger).unwrap();
+    for (harm, words) in [
+        ("UPDATE pruned SET edge = zeroblob(length(edge))", "the hashes of the pruned entries are not whole"),
+        ("INSERT INTO entry SELECT 3, bytes FROM entry WHERE seq = 600", "entries go from 3 on"),
+    ] {
+        let script =
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute(sys.argv[2]); db.commit(); db.close()";
+        python(script, &[&ledger, Path::new(harm)]);
+        let (code, said) = old.run(&["audit", "verify"]);
+        assert!(code == Some(74) && said.contains(words), "{harm}: {code:?} {said}");
+        std::fs::write(&ledger, &before).unwrap();
+    }
+    old.verifies("paired");
+}
 
 #[test]
 fn what_is_asked_of_an_older_log_is_not_done_to_the_one_that_is_there() {

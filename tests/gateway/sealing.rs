@@ -248,6 +248,7 @@ fn a_start_believes_no_list_that_the_entries_contradict_and_verify_finds_it_too(
         (in_flight.as_str(), "is said to be in flight, but entry", "is listed as an intent in flight"),
         (&unresolved, "is said to wait for a resolution, but entry", "is listed as an intent that waits"),
         ("INSERT INTO unresolved VALUES (0, 0, 0)", "but is no such intent", "is listed as an intent that waits"),
+        ("INSERT INTO entry VALUES (-1, x'00')", "entries go from -1 to", "entries go from -1 on"),
         ("ALTER TABLE in_flight ADD COLUMN x TEXT", "is defined otherwise", "is defined otherwise"),
         ("CREATE TABLE more (x)", "a table that no ledger has", "a table that no ledger has"),
     ] {

@@ -45,6 +45,7 @@ pub(super) fn read(database: &Blocking) -> Result<Standing, OpenError> {
             unresolved: unresolved.into_iter().map(i64::cast_unsigned).collect(),
             freezes: Vec::new(),
             tables,
+            beginning: None,
         };
         Ok((standing, frozen.collect::<Result<Vec<(i64, String)>, Error>>()?))
     })?;

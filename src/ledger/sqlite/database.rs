@@ -279,8 +279,9 @@ pub(super) fn standing(db: &Connection) -> Result<Standing, OpenError> {
     let unresolved = super::unresolved::all(&snapshot).map_err(failed)?;
     let freezes = standing::freezes(&snapshot)?;
     let tables = standing::tables(&snapshot).map_err(failed)?;
+    let beginning = super::prune::check(&snapshot)?;
     snapshot.finish().map_err(failed)?;
-    Ok(Standing { length, in_flight, unresolved, freezes, tables })
+    Ok(Standing { length, in_flight, unresolved, freezes, tables, beginning })
 }
 
 /// Whether no other program has the database now.

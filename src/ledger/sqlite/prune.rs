@@ -111,6 +111,25 @@ pub(super) fn beginning(db: &Connection) -> Result<Option<(Pruned, Edge)>, OpenE
     Ok(Some((pruned, row.edge)))
 }
 
+/// What does not fit where the log begins, in words: what is kept of the hashes that went, or an entry that stands before
+/// the first one. What a prune that is not at its end has still to remove may be there.
+pub(super) fn check(db: &Connection) -> Result<Option<String>, OpenError> {
+    let mut first = 0;
+    if let Some((pruned, edge)) = beginning(db)? {
+        first = pruned.first.cast_signed();
+        if let Err(fault) = pruned.tree(&edge) {
+            return Ok(Some(fault.to_string()));
+        }
+    }
+    let sql = "SELECT min(seq) FROM entry";
+    let lowest = db.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map_err(|e| damaged(&e))?;
+    let Some(lowest) = lowest.filter(|lowest| *lowest < first) else { return Ok(None) };
+    let is_wrong = lowest < 0 || pending(db)?.is_none();
+    Ok(is_wrong.then(|| {
+        format!("the ledger's entries go from {lowest} on; they begin at {first}, and none is to stand before that")
+    }))
+}
+
 /// The number of the first entry.
 pub(super) fn first(db: &Connection) -> Result<u64, OpenError> {
     Ok(beginning(db)?.map_or(0, |(pruned, _)| pruned.first))

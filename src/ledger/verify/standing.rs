@@ -20,11 +20,16 @@ pub struct Standing {
     pub freezes: Vec<Freeze>,
     /// What it decides about intents by.
     pub tables: Tables,
+    /// What does not fit in what it keeps about where the log begins, in words.
+    pub beginning: Option<String>,
 }
 
 impl Standing {
     /// Holds it against what the entries say. Returns how many rows are about what they do not say.
     pub(super) fn compare(&self, order: &Order, frozen: &Frozen, admitted: Admitted<'_>) -> Result<u64, OpenError> {
+        if let Some(words) = &self.beginning {
+            return Err(OpenError::Damaged(words.clone()));
+        }
         self.compare_waiting(order)?;
         let beyond = frozen.compare(&self.freezes).and_then(|beyond| Ok(beyond + admitted.compare()?));
         beyond.map_err(OpenError::Damaged)
