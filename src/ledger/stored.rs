@@ -52,6 +52,10 @@ impl Reader for Stored {
         self.reader().length()
     }
 
+    fn is_there(&self) -> bool {
+        self.reader().is_there()
+    }
+
     fn read(&self, from: u64, until: u64) -> Result<Entries, OpenError> {
         self.reader().read(from, until)
     }

@@ -2,11 +2,13 @@
 
 use crate::provider::Provider;
 use crate::restoring::{Past, copy_all, exported, exported_length, said, text, verify_receipts};
-use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::delete;
 use serde_json::{Value, json};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 fn forget(ledger: &Path) {
     for name in ["ledger.db", "tree.db", "search.db"] {
@@ -203,4 +205,40 @@ fn who_loses_entries_twice_has_three_logs_and_each_is_read_and_verified_with_its
         keys.each_ref().map(|key| key.split('+').next().unwrap()),
         ["gateway.example/log", "gateway.example/log/2", "gateway.example/log/3"]
     );
+}
+
+#[test]
+fn who_follows_a_log_that_another_one_replaces_is_told_and_so_is_who_goes_on_behind_its_end() {
+    let provider = Provider::start();
+    let past = Past::new(&provider);
+    let follow = ["audit", "tail", "-f", "--config", text(&past.config())].map(str::to_owned);
+    let follower = Command::new(BINARY).args(follow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut follower = Ended(follower);
+    let mut first = [0; 1];
+    follower.0.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(past.restore(&["--accept-loss"]).0, Some(0));
+    let mut code = None;
+    eventually("it ends", || {
+        code = follower.0.try_wait().unwrap().map(|status| status.code());
+        code.is_some()
+    });
+    let mut words = String::new();
+    follower.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert!(code == Some(Some(75)) && words.contains("was removed or replaced"), "{code:?} {words}");
+    drop(past.serve());
+    let length = exported(&past.config(), &[]).len();
+    let export = |from: usize| said(&command(&["audit", "export", "--from", &from.to_string()], &past.config()));
+    assert_eq!(export(length), (Some(0), String::new()), "an export that is up to date");
+    let (code, words) = export(length + 1);
+    assert!(code == Some(1) && words.contains(&format!("has {length} entries")), "{code:?} {words}");
+}
+
+/// A process that ends with the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -63,6 +63,15 @@ pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Res
     if let Some(pruned) = ledger.pruned()?.filter(|pruned| options.from < pruned.first) {
         page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
     }
+    let length = ledger.length()?;
+    if options.from > length {
+        page::complain(format_args!(
+            "--from {}: the log has {length} entries, so this is not the log of an export that ended before there; where a \
+             restore began a new one, its entries begin at 0, and --log reads the older one",
+            options.from
+        ));
+        return Ok(Exit::No);
+    }
     match options.format {
         Format::Jsonl => lines(ledger, options.from, whole)?,
         Format::Csv => {

@@ -37,9 +37,16 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
             Ok(())
         });
         next = written?.filter(|_| options.follow);
-        if next.is_some() {
-            std::thread::sleep(Duration::from_millis(200));
+        let Some(from) = next else { break };
+        // In a database a new log takes the old one's place under its name.
+        if !ledger.is_there() || ledger.length()? < from {
+            page::complain(
+                "the ledger that was followed was removed or replaced, by a restore for one: what comes now stands \
+                 elsewhere; begin again",
+            );
+            return Ok(Exit::Restart);
         }
+        std::thread::sleep(Duration::from_millis(200));
     }
     Ok(Exit::Done)
 }

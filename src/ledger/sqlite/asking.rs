@@ -5,6 +5,7 @@
 
 mod wanted;
 
+use super::folder::Watched;
 use super::index::compare::Comparison;
 use super::index::posting::term;
 use super::index::store::{self, Meta, failed};
@@ -34,6 +35,7 @@ use wanted::Wanted;
 pub struct SqliteReader {
     folder: PathBuf,
     db: Connection,
+    file: Watched,
     tree: OnceCell<TreeStore>,
 }
 
@@ -43,7 +45,9 @@ impl SqliteReader {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        Ok(Self { folder: folder.to_owned(), db: database::open_to_read(folder)?, tree: OnceCell::new() })
+        let (db, file) = (database::open_to_read(folder)?, folder.join(database::FILE));
+        let file = Watched::new(file.clone()).map_err(|e| OpenError::Unusable(format!("{}: {e}", file.display())))?;
+        Ok(Self { folder: folder.to_owned(), db, file, tree: OnceCell::new() })
     }
 
     /// The tree, opened when it is first asked for: most questions do not need it.
@@ -251,6 +255,10 @@ impl SqliteReader {
 impl Reader for SqliteReader {
     fn length(&self) -> Result<u64, OpenError> {
         database::length(&self.db)
+    }
+
+    fn is_there(&self) -> bool {
+        self.file.is_there()
     }
 
     fn pruned(&self) -> Result<Option<Pruned>, OpenError> {

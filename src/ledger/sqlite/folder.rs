@@ -22,19 +22,19 @@ pub(super) struct Lock {
 }
 
 /// A file as it was when the ledger was opened.
-struct Watched {
+pub(super) struct Watched {
     path: PathBuf,
     device: u64,
     inode: u64,
 }
 
 impl Watched {
-    fn new(path: PathBuf) -> std::io::Result<Self> {
+    pub(super) fn new(path: PathBuf) -> std::io::Result<Self> {
         let is = std::fs::metadata(&path)?;
         Ok(Self { path, device: is.dev(), inode: is.ino() })
     }
 
-    fn is_there(&self) -> bool {
+    pub(super) fn is_there(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|is| (is.dev(), is.ino()) == (self.device, self.inode))
     }
 }
