@@ -195,7 +195,21 @@ pub struct Unresolved {
     target: Target,
 }
 
+/// Nothing is put off for longer, whatever is configured and whatever the provider asks for.
+const PUT_OFF_AT_MOST: Duration = Duration::from_secs(3 * 86_400);
+
 impl Unresolved {
+    /// Until when a row may say that it waits, of those that are due at `until`. What says more was recorded while the
+    /// clock was ahead, or by nobody that we know.
+    fn believed(until: Timestamp) -> Timestamp {
+        until.after(PUT_OFF_AT_MOST)
+    }
+
+    /// How often a row says that it was looked at. A number that nobody writes stands for none.
+    fn looks(number: i64) -> u32 {
+        u32::try_from(number).unwrap_or(0)
+    }
+
     /// How often the picture was looked at in vain.
     #[must_use]
     pub fn attempts(&self) -> u32 {

@@ -100,7 +100,7 @@ fn what_may_not_go_is_refused_in_words() {
     // As the writer would have it: an unknown outcome whose picture is still to be looked at.
     change(
         "UPDATE entry SET bytes = CAST(replace(bytes, '\"kind\":\"resolution\"', '\"kind\":\"start\"') AS BLOB);
-         INSERT INTO unresolved VALUES (9000000000000000, 3, 0)",
+         INSERT INTO unresolved VALUES ((unixepoch() + 86400) * 1000000, 3, 0)",
     );
     let refused = |old: &Old, before: &str, code: i32, words: &str| {
         let (is, said) = old.run(&["audit", "prune", "--before", before]);

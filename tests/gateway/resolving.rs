@@ -196,3 +196,31 @@ fn a_resolution_that_cannot_be_written_or_synced_is_there_once_after_a_restart()
         assert_eq!(counted(&provider, "DELETE "), 1, "{call}");
     }
 }
+
+#[test]
+fn what_was_recorded_while_the_clock_was_ahead_is_looked_at_by_the_clock_and_not_in_years() {
+    let provider = Provider::start();
+    let off = resolving(&provider.url(), "enabled = false\n");
+    let mut gateway = Gateway::with(&off);
+    unknown(&provider, &gateway);
+    assert!(gateway.stop().success());
+    // As if the clock had been years ahead until now, and as nobody has written how often it was looked at.
+    let ledger = gateway.folder.path().join("ledger");
+    let run = |file: &str, sql: &str| {
+        let script =
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.executescript(sys.argv[2]); db.close()";
+        crate::old::python(script, &[&ledger.join(file), std::path::Path::new(sql)]);
+    };
+    run(
+        "ledger.db",
+        "UPDATE unresolved SET since_us = since_us + 9000000000000000, attempts = -1;
+         UPDATE entry SET bytes = CAST(replace(bytes, '\"time\":\"2', '\"time\":\"3') AS BLOB)",
+    );
+    run("tree.db", "DELETE FROM tile; DELETE FROM signed");
+    let mut gateway = Gateway::in_folder(gateway.folder.clone(), &off, &[]);
+    unknown(&provider, &gateway);
+    assert!(gateway.stop().success());
+    let again = Gateway::in_folder(gateway.folder.clone(), &resolving(&provider.url(), ""), &[]);
+    eventually("both are resolved", || resolutions(&again) == ["absent", "absent"]);
+    assert_eq!(counted(&provider, "DELETE "), 2);
+}

@@ -168,7 +168,7 @@ impl Plan {
         }
     }
 
-    /// By when freezes end: the log's time stands still for as long as a clock was ahead.
+    /// By when freezes end and waiting begins: the log's time stands still for as long as a clock was ahead.
     fn now(&self) -> Timestamp {
         self.time.min(Timestamp::now())
     }
@@ -178,7 +178,7 @@ impl Plan {
         self.append(&concluding.body);
         self.landed.push(seq.cast_signed());
         if concluding.end == End::Unknown {
-            self.wait(self.time, seq, 0);
+            self.wait(self.now(), seq, 0);
         }
     }
 

@@ -45,8 +45,10 @@ const REPLICAS: &str = "
         greatest(0, ceil(extract(epoch FROM r.lease_until - clock_timestamp())))::int8, (SELECT count(*) FROM ledger.in_flight f WHERE f.replica = r.id)
     FROM ledger.replica r ORDER BY r.started, r.id";
 const LONGEST: &str = "
-    SELECT u.since_us, u.seq, u.attempts, e.bytes FROM ledger.unresolved u JOIN ledger.entry e ON e.seq = u.seq
-    WHERE u.since_us <= $1 ORDER BY u.since_us, u.seq LIMIT 32";
+    SELECT u.since_us, u.seq, u.attempts, e.bytes FROM (
+        (SELECT * FROM ledger.unresolved WHERE since_us <= $1 ORDER BY since_us, seq LIMIT 32) UNION ALL
+        (SELECT * FROM ledger.unresolved WHERE since_us > $2 ORDER BY since_us, seq LIMIT 32)) u
+    JOIN ledger.entry e ON e.seq = u.seq ORDER BY u.since_us, u.seq";
 
 /// Who this replica is, as the others see it.
 #[derive(Debug, Clone)]
@@ -237,11 +239,15 @@ impl Writing {
         self.session.ask(async |client| unsigned(&client.query_typed_one(SQL, &[]).await?, 0)).await
     }
 
-    /// What waits longest for a look at its picture since `until` or longer: since when, the intent's number, how often
-    /// it was looked at, and its entry.
-    pub(super) async fn longest(&mut self, until_us: i64) -> Result<Vec<(i64, u64, i32, Vec<u8>)>, Fault> {
+    /// What waits longest for a look at its picture since `until` or longer, and what says that it waits until after
+    /// `believed`: since when, the intent's number, how often it was looked at, and its entry.
+    pub(super) async fn longest(
+        &mut self,
+        until_us: i64,
+        believed_us: i64,
+    ) -> Result<Vec<(i64, u64, i32, Vec<u8>)>, Fault> {
         let read = self.session.ask(async |client| {
-            let rows = client.query_typed(LONGEST, &[(&until_us, Type::INT8)]).await?;
+            let rows = client.query_typed(LONGEST, &[(&until_us, Type::INT8), (&believed_us, Type::INT8)]).await?;
             rows.iter().map(|row| Ok((row.try_get(0)?, unsigned(row, 1)?, row.try_get(2)?, row.try_get(3)?))).collect()
         });
         read.await

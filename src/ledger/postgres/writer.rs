@@ -208,7 +208,8 @@ impl Writer {
 
     /// The unknown outcome that waits longest. One replica looks for all of them.
     async fn longest(&mut self, until: Timestamp) -> Option<Unresolved> {
-        let rows = match self.database.as_mut()?.longest(until.as_micros()).await {
+        let believed = Unresolved::believed(until).as_micros();
+        let rows = match self.database.as_mut()?.longest(until.as_micros(), believed).await {
             Ok(rows) => rows,
             Err(fault) => {
                 self.lost(&fault);
@@ -218,8 +219,8 @@ impl Writer {
         for (since_us, seq, attempts, bytes) in rows {
             let intended = Glance::at(seq, &bytes).ok().and_then(|entry| entry.intended());
             if let Some((request_id, target)) = intended {
-                let since = Timestamp::from_micros(since_us);
-                return Some(Unresolved { seq, since, attempts: attempts.cast_unsigned(), request_id, target });
+                let (since, attempts) = (Timestamp::from_micros(since_us), Unresolved::looks(attempts.into()));
+                return Some(Unresolved { seq, since, attempts, request_id, target });
             }
             tracing::error!(seq, "an entry that should be an intent cannot be read: the ledger is damaged");
         }

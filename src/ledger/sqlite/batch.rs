@@ -113,7 +113,7 @@ impl<'a> Batch<'a> {
         self.standing.freeze(self.db, freeze)
     }
 
-    /// By when freezes end: the log's time stands still for as long as the clock was ahead of itself.
+    /// By when freezes end and waiting begins: the log's time stands still for as long as the clock was ahead of itself.
     fn now(&self) -> Timestamp {
         self.time.min(Timestamp::now())
     }
@@ -130,11 +130,11 @@ impl<'a> Batch<'a> {
     /// Adds the outcome of the intent `seq`: it is not in flight any more, and its picture is looked at where nobody
     /// knows.
     pub(super) fn conclude(&mut self, seq: u64, concluding: &Concluding) -> Result<()> {
-        let (_, time) = self.append(&concluding.body)?;
+        self.append(&concluding.body)?;
         self.statements.land(seq)?;
         self.standing.land(self.db, seq, concluding.end, concluding.answered.as_ref())?;
         if concluding.end == End::Unknown {
-            unresolved::wait(self.db, seq, time, 0)?;
+            unresolved::wait(self.db, seq, self.now(), 0)?;
             self.head.unresolved += 1;
         }
         Ok(())

@@ -48,17 +48,22 @@ pub(super) fn take_away(db: &Connection, unresolved: &Unresolved) -> Result<bool
     statement.execute((unresolved.since.as_micros(), unresolved.seq.cast_signed())).map(|rows| rows > 0)
 }
 
-/// The one that waits longest, if it has waited since `until` or longer.
+/// The one that waits longest, if it has waited since `until` or longer, or would for longer than anything waits.
 pub(super) fn longest(db: &Connection, until: Timestamp) -> Result<Option<Unresolved>> {
-    let mut statement = db.prepare_cached(
+    Ok(due(db, "<=", until)?.or(due(db, ">", Unresolved::believed(until))?))
+}
+
+fn due(db: &Connection, is: &str, time: Timestamp) -> Result<Option<Unresolved>> {
+    let mut statement = db.prepare_cached(&format!(
         "SELECT u.since_us, u.seq, u.attempts, e.bytes FROM unresolved AS u JOIN entry AS e ON e.seq = u.seq
-         WHERE u.since_us <= ?1 ORDER BY u.since_us, u.seq",
-    )?;
-    let mut rows = statement.query([until.as_micros()])?;
+         WHERE u.since_us {is} ?1 ORDER BY u.since_us, u.seq"
+    ))?;
+    let mut rows = statement.query([time.as_micros()])?;
     while let Some(row) = rows.next()? {
         let (since, seq) = (Timestamp::from_micros(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned());
         if let Some((request_id, target)) = intent(row.get_ref(3)?.as_blob()?) {
-            return Ok(Some(Unresolved { seq, since, attempts: row.get(2)?, request_id, target }));
+            let attempts = Unresolved::looks(row.get(2)?);
+            return Ok(Some(Unresolved { seq, since, attempts, request_id, target }));
         }
         tracing::error!(seq, "an entry that should be an intent cannot be read: the ledger is damaged");
     }
