@@ -128,10 +128,17 @@ fn record(entry: &Value) -> String {
     cells.join(",") + "\r\n"
 }
 
-/// A text as a cell: a spreadsheet takes it for a text, and whatever stands in it stays in it.
+/// A text as a cell: a spreadsheet takes it for a text, and whatever stands in it stays in it. Also one that separates
+/// cells by `;` or tabs, as many do outside of English: to it quotes within a line mean nothing.
 fn cell(text: &str) -> String {
-    let runs = text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']);
-    let safe = if runs { format!("'{text}") } else { text.to_owned() };
+    let (mut safe, mut begins) = (String::with_capacity(text.len() + 1), true);
+    for c in text.chars() {
+        if begins && matches!(c, '=' | '+' | '-' | '@') || safe.is_empty() && matches!(c, '\t' | '\r' | '\n') {
+            safe.push('\'');
+        }
+        safe.push(c);
+        begins = matches!(c, ';' | '\t' | '\r' | '\n');
+    }
     if safe.contains([',', '"', '\r', '\n']) { format!("\"{}\"", safe.replace('"', "\"\"")) } else { safe }
 }
 
@@ -150,6 +157,8 @@ mod tests {
             ("-group", "'-group"),
             ("@x,y", "\"'@x,y\""),
             ("\tx", "'\tx"),
+            ("x;=cmd|' /C calc'!A0;y", "x;'=cmd|' /C calc'!A0;y"),
+            ("x;y|z\t@w, \n+1;", "\"x;y|z\t'@w, \n'+1;\""),
             ("", ""),
         ] {
             assert_eq!(cell(text), written);
