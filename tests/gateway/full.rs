@@ -46,6 +46,11 @@ impl SmallDisk {
         file.set_len(length.saturating_sub(pages * PAGE)).unwrap();
     }
 
+    pub fn is_read_only_from_now_on(&self) {
+        let again = Command::new("mount").args(["-o", "remount,ro"]).arg(self.0.path()).status();
+        assert!(again.unwrap().success());
+    }
+
     pub fn empty(&self) {
         std::fs::remove_file(self.0.path().join("filler")).unwrap();
     }

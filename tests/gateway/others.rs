@@ -208,3 +208,30 @@ fn a_copy_of_the_checkpoint_that_may_not_be_looked_for_is_not_taken_for_none() {
     let (code, said) = as_nobody(&gateway, &["audit", "verify", "--config", self::text(&config)]);
     assert!(code == Some(69) && said.contains("copy: Permission denied"), "{said}");
 }
+
+#[test]
+fn a_ledger_that_nobody_can_write_is_read_as_it_is_and_a_folder_that_one_user_may_not_write_is_named() {
+    if !is_root() {
+        return;
+    }
+    let provider = Provider::start();
+    let mut gateway = Gateway::start(&provider.url());
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert!(gateway.stop().success());
+    let ledger = gateway.folder.path().join("ledger");
+    open_to_readers(&ledger, 0o555);
+    let reading = [&["audit", "verify"][..], &["audit", "search"], &["audit", "stats"], &["audit", "export"]];
+    for words in reading {
+        let (code, said) = as_nobody(&gateway, &[words, &["--ledger", text(&ledger)]].concat());
+        assert!(code == Some(69) && said.contains("may not write into"), "{words:?}: {said}");
+    }
+    let disk = crate::full::SmallDisk::new(32);
+    let kept = disk.path().join("ledger");
+    crate::restoring::copy_all(&ledger, &kept);
+    disk.is_read_only_from_now_on();
+    for words in reading {
+        let words = [&[BINARY], words, &["--ledger", text(&kept)]].concat();
+        let (code, said) = said(&Command::new(words[0]).args(&words[1..]).output().unwrap());
+        assert!(code == Some(0), "{words:?}: {said}");
+    }
+}

@@ -199,9 +199,9 @@ pub(super) fn tables(db: &Connection) -> rusqlite::Result<()> {
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
     let none = format!("there is no ledger in {}; `serve` makes one", folder.display());
     let file = place::readable(folder, FILE, &none)?;
+    let (name, flags) = place::reading(&file)?;
     let open = || -> rusqlite::Result<Connection> {
-        let db =
-            Connection::open_with_flags(&file, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let db = Connection::open_with_flags(&name, flags)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
         db.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(db)

@@ -3,9 +3,12 @@
 
 use crate::clock::{moment, since};
 use crate::ledger::OpenError;
+use rusqlite::OpenFlags;
 use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -207,6 +210,37 @@ pub(super) fn readable(folder: &Path, name: &str, none: &str) -> Result<PathBuf,
     }
     let (user, file) = (rustix::process::geteuid().as_raw(), file.display());
     Err(OpenError::Unusable(format!("{file} may not be read by this user, uid {user}: {error}")))
+}
+
+/// How a database is opened for reading, by its name or as a URI. As long as nobody has it open, SQLite makes a file beside
+/// it to read it; where the disk cannot be written, nobody changes it, and it is read as it is.
+pub(super) fn reading(file: &Path) -> Result<(PathBuf, OpenFlags), OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let is_beside = |end: &str| {
+        let mut name = file.as_os_str().to_owned();
+        name.push(end);
+        Path::new(&name).exists()
+    };
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match access(folder, Access::WRITE_OK) {
+        _ if is_beside("-shm") => Ok((file.to_owned(), flags)),
+        Err(Errno::ROFS) if !is_beside("-wal") => {
+            let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+            let spelt = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+            let path: String = file.as_os_str().as_bytes().iter().copied().map(spelt).collect();
+            Ok((PathBuf::from(format!("file:{path}?immutable=1")), flags | OpenFlags::SQLITE_OPEN_URI))
+        }
+        Err(error) => {
+            let user = rustix::process::geteuid().as_raw();
+            Err(OpenError::Unusable(format!(
+                "uid {user} may not write into {} ({}). To read a ledger that nothing serves, SQLite has to: read it as \
+                 another user, or a copy of the folder",
+                folder.display(),
+                std::io::Error::from(error)
+            )))
+        }
+        Ok(()) => Ok((file.to_owned(), flags)),
+    }
 }
 
 /// Makes the names of new files in a folder durable.

@@ -74,9 +74,9 @@ impl TreeStore {
     pub(super) fn open_to_read(folder: &Path) -> Result<Self, OpenError> {
         let none = format!("there is no {FILE} in {}; `serve` makes it", folder.display());
         let file = place::readable(folder, FILE, &none)?;
+        let (name, flags) = place::reading(&file)?;
         let open = || -> rusqlite::Result<Connection> {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let db = Connection::open_with_flags(&file, flags)?;
+            let db = Connection::open_with_flags(&name, flags)?;
             db.busy_timeout(BUSY)?;
             Ok(db)
         };

@@ -3,7 +3,7 @@
 
 use super::posting::{SEGMENT, Set, encode};
 use crate::ledger::OpenError;
-use crate::ledger::sqlite::{database, prune};
+use crate::ledger::sqlite::{database, folder as place, prune};
 use crate::ledger::stats::Open;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, ffi};
 use sha2::{Digest, Sha256};
@@ -75,8 +75,8 @@ fn meta(db: &Connection, ledger: &Connection) -> Result<Option<Meta>, OpenError>
 /// Opens the search data beside whoever fills it. `None`: there is none that could be used.
 pub(in crate::ledger::sqlite) fn open_to_read(folder: &Path, ledger: &Connection) -> Option<(Connection, Meta)> {
     let file = folder.join(FILE);
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = file.exists().then(|| Connection::open_with_flags(&file, flags))?.ok()?;
+    let (name, flags) = file.exists().then(|| place::reading(&file))?.ok()?;
+    let db = Connection::open_with_flags(name, flags).ok()?;
     db.busy_timeout(std::time::Duration::from_secs(1)).ok()?;
     db.execute_batch("PRAGMA cache_size = -16384; BEGIN").ok()?;
     let meta = meta(&db, ledger).ok()??;
@@ -97,9 +97,9 @@ pub(in crate::ledger::sqlite) fn open_to_compare(
     if !file.exists() {
         return Ok(None);
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let (name, flags) = place::reading(&file)?;
     let look = || -> rusqlite::Result<(Connection, i32, i64, bool, Option<String>)> {
-        let db = Connection::open_with_flags(&file, flags)?;
+        let db = Connection::open_with_flags(&name, flags)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
         db.execute_batch("PRAGMA cache_size = -16384; BEGIN")?;
         let application = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
