@@ -310,3 +310,16 @@ fn the_copy_of_the_checkpoint_is_not_put_into_the_ledgers_own_folder() {
         assert!(output.status.code() == Some(64) && words.iter().all(|words| said.contains(words)), "{copy}: {said}");
     }
 }
+
+#[test]
+fn what_was_recorded_is_signed_at_the_end_also_while_the_copy_elsewhere_cannot_be_written() {
+    let provider = Provider::start();
+    let sections = [("ledger", "checkpoint_copy = \"nowhere/elsewhere\"")];
+    let mut gateway = Gateway::with(&configuration(&provider.url(), &sections, &caller("moderation", TOKEN, "")));
+    eventually("readiness says so", || get(gateway.ops, "/readyz").body.contains("ledger-not-signed"));
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert!(gateway.stop().success());
+    let verified = command(&["audit", "verify", "--json"], &gateway.config());
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert!(verified.status.success() && said.contains("\"not_yet_covered\":0"), "{said}");
+}

@@ -213,12 +213,17 @@ impl Follower {
         self.rest(false);
         loop {
             let ended = self.progress.ended.load(Ordering::SeqCst);
+            if ended && last.is_none() {
+                last = Some(moment());
+                // What failed a moment ago is tried now: there is no later.
+                self.following.iter_mut().for_each(|following| following.failed = None);
+            }
             let length = self.progress.length.load(Ordering::SeqCst);
             // On a full disk what room there is belongs to outcomes.
             let full = *self.health.borrow() == Health::Full;
             let moved = !full && (self.advance(length) | self.forget());
             self.metrics.follower_behind.set(i64::try_from(self.behind(length)).unwrap_or(i64::MAX));
-            if ended && since(*last.get_or_insert_with(moment)) >= LAST {
+            if last.is_some_and(|last| since(last) >= LAST) {
                 self.rest(true);
                 return;
             }
