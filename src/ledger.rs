@@ -283,6 +283,11 @@ pub trait Reader {
     /// In words, when the store cannot be read.
     fn length(&self) -> Result<u64, OpenError>;
 
+    /// Whether this is still what is there under the ledger's name: else nothing comes any more.
+    fn is_there(&self) -> bool {
+        true
+    }
+
     /// Where the log begins, if not at 0: earlier entries were pruned, and are not read.
     ///
     /// # Errors
@@ -296,11 +301,6 @@ pub trait Reader {
     /// # Errors
     /// In words, when the store cannot be read.
     fn read(&self, from: u64, until: u64) -> Result<Entries, OpenError>;
-
-    /// Whether this is still what is there under the ledger's name: else nothing comes any more.
-    fn is_there(&self) -> bool {
-        true
-    }
 
     /// The requests that fit, newest first.
     ///

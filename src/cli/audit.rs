@@ -18,11 +18,12 @@ use super::place::Place;
 use super::{Exit, page};
 use crate::clock::{Timestamp, parse_span};
 use crate::config::{self, file};
-use crate::ledger::OpenError;
 use crate::ledger::checkpoint::by_form;
 use crate::ledger::checkpoint::note::VerifyingKey;
+use crate::ledger::prune::Pruned;
 use crate::ledger::stored::Stored;
 use crate::ledger::verify::Kept;
+use crate::ledger::{OpenError, Reader};
 pub(super) use search::table;
 use std::path::Path;
 
@@ -111,6 +112,16 @@ fn of_log(ledger: config::Ledger, number: Option<u32>) -> Result<config::Ledger,
         }
         Some(number) => Ok(config::Ledger { path: ledger.path.join(number.to_string()), ..ledger }),
     }
+}
+
+/// Says that some of what is asked for was pruned, where it was: that which is not younger than `since`.
+fn mention_pruned(ledger: &dyn Reader, since: Option<Timestamp>) -> Result<(), OpenError> {
+    let is_asked =
+        |pruned: &Pruned| since.is_none_or(|since| Timestamp::parse(&pruned.before).is_none_or(|is| since < is));
+    if let Some(pruned) = ledger.pruned()?.filter(is_asked) {
+        page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
+    }
+    Ok(())
 }
 
 fn with_ledger(common: &Common, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {

@@ -3,6 +3,9 @@
 use crate::old::{Old, python};
 use std::path::Path;
 
+/// A request id of which no entry speaks.
+const NOBODYS: &str = "01900000-0000-7000-8000-ffffffffffff";
+
 #[test]
 fn what_is_listed_beside_the_entries_about_what_was_pruned_is_verified_too() {
     let old = Old::new(700, 100, "retention_days = 30");
@@ -34,4 +37,19 @@ fn what_is_asked_of_an_older_log_is_not_done_to_the_one_that_is_there() {
     let (code, said) = old.run(&["audit", "prune", "--log", "1", "--before", "60d"]);
     assert_eq!(old.first(), 0, "{said}");
     assert!(code == Some(64) && said.contains("an older log"), "{code:?} {said}");
+}
+
+#[test]
+fn who_asks_for_what_was_pruned_is_told_and_who_does_not_is_not() {
+    let old = Old::new(700, 100, "retention_days = 30");
+    let _gateway = old.settled();
+    assert_eq!(old.prune().0, Some(0));
+    for asked in [&["export"][..], &["stats"], &["search", "--limit", "1000"], &["prove", NOBODYS, "--out", "none"]] {
+        let (_, words) = old.run(&[&["audit"], asked].concat());
+        assert!(words.contains("entries before 512 were pruned"), "{asked:?}: {words}");
+    }
+    for asked in [["stats", "--since", "7d"], ["search", "--since", "7d"], ["search", "--limit", "1"]] {
+        let (_, words) = old.run(&[&["audit"], &asked[..]].concat());
+        assert!(!words.contains("were pruned"), "what went is not asked for: {asked:?}: {words}");
+    }
 }

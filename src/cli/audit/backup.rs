@@ -72,7 +72,10 @@ fn tell(backup: &Backup, options: &Options, ledger: &config::Ledger) {
     let last = backup.last_time.as_deref().map_or_else(String::new, |time| format!(", the last one of {time}"));
     page::line(format_args!("{to}: {} entries{last}; {kib} KiB, verified", backup.entries));
     match backup.checkpoint {
-        Some(head) => page::line(format_args!("its first {} entries are those of the newest checkpoint", head.size)),
+        Some(head) => page::line(format_args!(
+            "the newest checkpoint covers the log's first {} entries, and the copy fits it",
+            head.size
+        )),
         None => page::line("it was compared with no checkpoint: none is there"),
     };
     let key = match &ledger.signing_key_file {

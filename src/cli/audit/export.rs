@@ -58,7 +58,7 @@ const COLUMNS: [&str; 21] = [
 
 pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Result<Exit, OpenError> {
     if let Some(folder) = &options.tiles {
-        return tiles::export(folder, ledger);
+        return tiles::export(folder, ledger, options.common.json);
     }
     if let Some(pruned) = ledger.pruned()?.filter(|pruned| options.from < pruned.first) {
         page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));

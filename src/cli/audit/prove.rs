@@ -1,6 +1,6 @@
 //! `audit prove`: a request's entries and their receipts, as files that verify offline.
 
-use super::Common;
+use super::{Common, mention_pruned};
 use crate::cli::{Exit, page};
 use crate::clock::{moment, since};
 use crate::id::RequestId;
@@ -33,6 +33,7 @@ pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Res
     let canonical = RequestId::parse(&options.request_id).map(|id| id.to_string());
     let entries = ledger.request(canonical.as_ref().unwrap_or(&options.request_id))?;
     let Some((last, _)) = entries.last() else {
+        mention_pruned(ledger, None)?;
         page::complain("no entry has this request id; a refusal that was only counted has none");
         return Ok(Exit::No);
     };

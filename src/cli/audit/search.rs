@@ -1,6 +1,6 @@
 //! `audit search`: requests, newest first, a page at a time.
 
-use super::{Common, when};
+use super::{Common, mention_pruned, when};
 use crate::cli::{Exit, page};
 use crate::clock::Timestamp;
 use crate::id::RequestId;
@@ -113,6 +113,7 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
         before: options.before,
         limit: options.limit,
     })?;
+    let is_last = found.next.is_none();
     if options.common.json {
         page::json_lines(found.rows);
     } else {
@@ -120,6 +121,9 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
         if let Some(next) = found.next {
             page::complain(format_args!("there may be more: --before {next}"));
         }
+    }
+    if is_last {
+        mention_pruned(ledger, options.since)?;
     }
     if found.uncovered > UNCOVERED {
         page::complain(format_args!(

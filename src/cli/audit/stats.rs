@@ -1,11 +1,12 @@
 //! `audit stats`: how many requests ended how, per day and caller.
 
-use super::{Common, when};
+use super::{Common, mention_pruned, when};
 use crate::cli::{Exit, page};
 use crate::clock::Timestamp;
 use crate::ledger::stats::{Span, Tally};
 use crate::ledger::{OpenError, Reader};
 use std::io::IsTerminal;
+use std::time::Duration;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
@@ -19,6 +20,7 @@ pub(in crate::cli) struct Options {
     until: Option<Timestamp>,
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
 const COLUMNS: [&str; 9] =
     ["day", "caller", "deleted", "refused", "not-sent", "unknown", "open", "refused-here", "dry-run"];
 /// How wide the longest bar is.
@@ -34,6 +36,8 @@ fn name(tally: &Tally) -> String {
 }
 
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
+    // Of the day in which it begins all is counted.
+    mention_pruned(ledger, options.since.map(|since| since.before(DAY)))?;
     let tallies = ledger.stats(Span { since: options.since, until: options.until })?;
     if options.common.json {
         page::json_lines(tallies);

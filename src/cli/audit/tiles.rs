@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Writes what the newest checkpoint covers into a folder of its own. The tiles are made from the entries; the
 /// checkpoint comes last, and only if they lead to it.
-pub(super) fn export<L: Reader + ProofReader>(folder: &Path, ledger: &L) -> Result<Exit, OpenError> {
+pub(super) fn export<L: Reader + ProofReader>(folder: &Path, ledger: &L, json: bool) -> Result<Exit, OpenError> {
     let Some(note) = ledger.checkpoint()? else {
         page::complain("nothing of the ledger has been signed yet; `serve` does it within a second");
         return Ok(Exit::Unavailable);
@@ -58,6 +58,10 @@ pub(super) fn export<L: Reader + ProofReader>(folder: &Path, ledger: &L) -> Resu
         return Err(OpenError::Damaged(words.to_owned()));
     }
     write(folder, "checkpoint", note.as_bytes())?;
+    if json {
+        page::json(&serde_json::json!({"folder": folder, "entries": head.size, "first": first}));
+        return Ok(Exit::Done);
+    }
     page::line(format_args!("{} entries in {}, as the checkpoint there covers them", head.size, folder.display()));
     if first > 0 {
         page::line(format_args!("entries before {first} were pruned: of them there are hashes alone"));
