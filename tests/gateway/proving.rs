@@ -207,6 +207,7 @@ fn every_kind_of_tampering_with_the_folder_is_found_and_named() {
         ("tree.db", "DELETE FROM tile", "tree.db has no tile/0/000"),
         ("tree.db", "UPDATE signed SET note = replace(note, 'gateway', 'another')", "the stored checkpoint: "),
         ("tree.db", "UPDATE signed SET verifying_key = 'a+b+c'", "key"),
+        ("tree.db", "UPDATE signed SET note = CAST(x'ff' AS TEXT)", "invalid utf-8"),
     ] {
         sql(&stopped.ledger.join(file), harm);
         let (code, said) = stopped.verify(&[]);

@@ -21,6 +21,7 @@ pub(super) fn failed(error: &rusqlite::Error) -> OpenError {
     let words = format!("{FILE}: {error}");
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged(words),
+        None if database::is_no_value(error) => OpenError::Damaged(words),
         _ => OpenError::Unusable(words),
     }
 }

@@ -35,7 +35,9 @@ pub(in crate::ledger::sqlite) fn hash(bytes: &[u8]) -> Vec<u8> {
 }
 
 pub(in crate::ledger::sqlite) fn failed(error: &rusqlite::Error) -> OpenError {
-    if matches!(error.sqlite_error_code(), Some(ffi::ErrorCode::DatabaseCorrupt | ffi::ErrorCode::NotADatabase)) {
+    let is_broken =
+        matches!(error.sqlite_error_code(), Some(ffi::ErrorCode::DatabaseCorrupt | ffi::ErrorCode::NotADatabase));
+    if is_broken || database::is_no_value(error) {
         return OpenError::Damaged(format!("{FILE} is broken: {error}"));
     }
     OpenError::Unusable(format!("{FILE}: {error}"))
