@@ -155,9 +155,11 @@ pub fn copy(from: &config::Ledger, to: &config::Ledger, by: &str, progress: Prog
         }
     } else {
         begin(&mut target, &luggage, state)?;
-        let kept = from.checkpoint_copy.as_deref().filter(|file| file.exists());
-        let kept = kept.map(|file| Ok::<_, OpenError>((file, super::sqlite::read_copy(file)?.unwrap_or_default())));
-        let kept = kept.transpose()?.map(|(file, note)| Kept { place: file.display().to_string(), note });
+        let kept = from.checkpoint_copy.as_deref().map(|file| {
+            let note = super::sqlite::read_copy(file)?;
+            Ok::<_, OpenError>(note.map(|note| Kept { place: file.display().to_string(), note }))
+        });
+        let kept = kept.transpose()?.flatten();
         check(&SqliteReader::open(&from.path)?, &key, kept.as_ref(), &luggage, |done, all| {
             progress(Step::Verifying, done, all);
         })?;

@@ -308,6 +308,12 @@ fn what_cannot_be_a_move_is_refused_and_leaves_both_as_they_were() {
     let full = Cluster::of(1);
     let (code, words) = copy(&moving.config(), &full.config(), "");
     assert!(code == Some(64) && words.contains("holds a ledger of"), "{code:?} {words}");
+    // What was kept elsewhere and cannot be read is not taken for nothing.
+    let odd = moving.config().with_file_name("odd.toml");
+    let lines = "[ledger]\ncheckpoint_copy = \"gateway.toml/copy\"\n";
+    std::fs::write(&odd, moving.text.replacen("[ledger]\n", lines, 1)).unwrap();
+    let (code, words) = copy(&odd, &moving.cluster.config(), "");
+    assert!(code == Some(69) && words.contains("ledger.checkpoint_copy"), "{code:?} {words}");
     // All the same it can go.
     let (code, words) = moving.copy("");
     assert_eq!(code, Some(0), "{words}");
