@@ -161,8 +161,8 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>, kept: Opti
             }
             if verified.report.signed.is_none() {
                 page::complain(
-                    "warning: no checkpoint is stored here (tree.db is lost, or nothing has been signed yet): the entries \
-                     were held against the kept one alone",
+                    "warning: no checkpoint is stored here (tree.db or the one in it is lost, or nothing has been signed yet): \
+                     the entries were held against the kept one alone",
                 );
             }
             Exit::Done
