@@ -227,6 +227,7 @@ fn a_replica_that_begins_while_a_restore_ends_does_not_go_on_with_the_new_log_un
     let (joined, log) = joined.expect("it does not serve");
     assert!(joined == Some(69) && log.contains("this ledger is signed with the key"), "{joined:?} {log}");
     assert_eq!(cluster.database.ask("SELECT count(*) FROM ledger.replica WHERE NOT stopped"), "0");
-    deletes(&start(&cluster));
+    let replica = start(&cluster);
+    deletes(&replica);
     eventually("all of it is signed", || run(&cluster, &["audit", "verify"]).0 == Some(0));
 }
