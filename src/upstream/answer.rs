@@ -108,7 +108,13 @@ struct Yes {
 /// What a body says of it, where it says anything.
 #[derive(serde::Deserialize)]
 struct Said {
+    #[serde(default, deserialize_with = "said")]
     success: Option<Value>,
+}
+
+/// `null` is said, too.
+fn said<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    serde::Deserialize::deserialize(from).map(Some)
 }
 
 /// An array of its fields' values would be read as one too, which nobody documents. What is not UTF-8 is no JSON

@@ -125,6 +125,7 @@ fn any_2xx_is_no_deletion_where_its_body_says_otherwise() {
             (" {\"a\":1,\"success\":false,\"message\":\"no such group\"}", false),
             ("{\"success\":\"true\"}", false),
             ("{\"success\":0}", false),
+            ("{\"success\":null}", false),
             ("{\"succ\\u0065ss\":false}", false),
             ("{\"success\":false,\"success\":true}", false),
         ] {
