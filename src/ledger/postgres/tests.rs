@@ -1,5 +1,6 @@
 //! What only a database that several replicas share can do to a ledger.
 
+mod joining;
 mod pruned_away;
 mod searched;
 
