@@ -11,7 +11,6 @@ use super::sqlite::{Leaving, SqliteReader};
 use super::tree::{Head, TileData};
 use super::verify::{Kept, Report, verify};
 use super::{OpenError, postgres::Arriving};
-use crate::clock::Timestamp;
 use crate::config;
 use crate::failpoint;
 use crate::id::Origin;
@@ -176,7 +175,7 @@ pub fn copy(from: &config::Ledger, to: &config::Ledger, by: &str, progress: Prog
         root: luggage.head.root.to_string(),
         by: by.to_owned(),
     };
-    let time = source.latest()?.max(Timestamp::now());
+    let time = source.latest()?.max(target.now()?);
     let entry = encode(luggage.head.size, time, &body).map_err(|e| OpenError::Unusable(e.to_string()))?;
     target.arrive(&luggage, &entry, time)?;
     failpoint::hit("copy-arrived");

@@ -1,6 +1,7 @@
 //! The system's clock steps back and forth under the running process: limits, budgets and the order of the ledger
 //! hold.
 
+use crate::cluster::Cluster;
 use crate::provider::Provider;
 use crate::running::{Gateway, TOKEN, caller, command, configuration};
 use crate::wire::delete;
@@ -91,6 +92,8 @@ fn text(provider: &Provider) -> String {
     configuration(&provider.url(), &[], &callers)
 }
 
+/// By the database's clock, as entries spell it.
+const NOW: &str = r#"SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#;
 const OK: (u16, &str) = (200, "");
 const SPENT: (u16, &str) = (429, "budget-exhausted");
 
@@ -149,4 +152,31 @@ fn a_clock_that_steps_between_intent_and_outcome_leaves_their_order_and_the_dead
     stepped.times();
     let outcomes = stepped.gateway.of_kind("outcome");
     assert_eq!(outcomes.iter().filter(|entry| entry["outcome"] == "deleted").count(), 4);
+}
+
+#[test]
+fn replicas_go_by_the_clock_of_their_database_whatever_their_own_ones_say() {
+    let cluster = Cluster::for_callers(&caller("cleaner", BUDGET, "budgets = [{ max = 4, per_s = 3600 }]"));
+    cluster.migrate();
+    let (library, begun) = (faketime(), cluster.database.ask(NOW));
+    let replica = |off: &str| {
+        let off = [("LD_PRELOAD", &*library), ("FAKETIME", off), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        Gateway::in_folder(Arc::new(tempfile::tempdir().unwrap()), &cluster.text, &off)
+    };
+    let replicas = ["+0", "+2h", "-2h"].map(replica);
+    let ask = |at: usize, group: &str| {
+        let answer = delete(replicas[at].listen, &format!("/sess1/groups/{group}@g.us/picture"), BUDGET);
+        (answer.status, answer.code())
+    };
+    // The fourth of an hour, whoever is asked; behind who is ahead, and ahead of who is behind.
+    for (at, group, told) in [(0, "1", OK), (1, "2", OK), (2, "3", OK), (0, "4", OK), (1, "5", SPENT), (2, "6", SPENT)]
+    {
+        let (status, code) = ask(at, group);
+        assert_eq!((status, &*code), told, "{group}");
+    }
+    let ended = cluster.database.ask(NOW);
+    for entry in replicas[0].entries() {
+        let time = entry["time"].as_str().unwrap();
+        assert!(*begun <= *time && *time <= *ended, "{entry}");
+    }
 }

@@ -6,7 +6,6 @@ use super::op::Op;
 use super::plan::{Asked, Owed, Plan};
 use super::session::Fault;
 use super::statements::Writing;
-use crate::clock::Timestamp;
 use crate::config;
 use crate::id::RequestId;
 use crate::ledger::OpenError;
@@ -101,8 +100,8 @@ impl Acting {
     fn act(&self, op: Op) -> Result<Owed, OpenError> {
         let mut database = self.database.borrow_mut();
         let acted = self.runtime.block_on(async {
-            let (known, _) = database.lock_and_learn(&Asked::default(), "").await?;
-            let mut plan = Plan::behind(known, Timestamp::now());
+            let (known, _) = database.lock_and_learn(&Asked::default(), "").await.map_err(not_recorded)?;
+            let mut plan = Plan::behind(known);
             let owed = plan.take(&[op]).pop().unwrap_or(Owed::Late);
             if plan.is_empty() {
                 database.roll_back().await?;

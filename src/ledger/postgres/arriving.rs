@@ -282,6 +282,11 @@ impl Arriving {
         if found? == 1 { Ok(()) } else { Err(OpenError::Unusable("another copy goes on with it".to_owned())) }
     }
 
+    /// The time by the database's clock.
+    pub(in crate::ledger) fn now(&self) -> Result<Timestamp, OpenError> {
+        self.db.now()
+    }
+
     /// Opens it: its next entry says where it came from, and from now on replicas may serve it.
     ///
     /// # Errors

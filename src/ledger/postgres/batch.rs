@@ -19,7 +19,8 @@ const LEARN: &str = "
         ARRAY(SELECT since_us FROM w ORDER BY since_us, seq), ARRAY(SELECT seq FROM w ORDER BY since_us, seq),
         ARRAY(SELECT body FROM ledger.frozen ORDER BY place),
         ARRAY(SELECT target FROM ledger.in_flight WHERE target = ANY($4::bytea[])),
-        EXISTS (SELECT FROM ledger.arriving)";
+        EXISTS (SELECT FROM ledger.arriving), current_setting('synchronous_commit'),
+        (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 const HELD: &str = "SELECT seq, target, key, counters FROM ledger.in_flight WHERE seq = ANY($1::int8[])";
 const KEYS: &str = "
     SELECT k.key, k.since_us, k.seq, k.target, k.request_id, k.answered,
@@ -186,6 +187,7 @@ impl Prepared {
             let mut known = Known {
                 length: unsigned(&head, 0)?,
                 latest_us: head.try_get(1)?,
+                now_us: row.try_get(7)?,
                 open: held(&open?)?,
                 waiting: waiting.map(|(since, seq)| (since, seq.cast_unsigned())).collect(),
                 ..Known::default()

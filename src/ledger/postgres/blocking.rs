@@ -1,6 +1,7 @@
 //! A session for threads that wait: the keeper, and whoever reads.
 
 use super::session::{Fault, Role, Session};
+use crate::clock::Timestamp;
 use crate::config;
 use crate::ledger::prune::{Edge, Pruned};
 use crate::ledger::tree::Hash;
@@ -62,6 +63,13 @@ impl Blocking {
             row.try_get::<_, Option<i64>>(0)
         })?;
         Ok(last.map_or(0, |last| last.cast_unsigned() + 1))
+    }
+
+    /// The time by the database's clock, which all replicas go by.
+    pub(super) fn now(&self) -> Result<Timestamp, OpenError> {
+        const SQL: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let now = self.ask(async |client| client.query_typed_one(SQL, &[]).await?.try_get(0));
+        Ok(Timestamp::from_micros(now?))
     }
 
     /// Up to [`READ_AT_MOST`] entries in `from..until`, ascending.

@@ -17,6 +17,8 @@ pub(super) struct Known {
     pub(super) length: u64,
     /// The time of the last one, in microseconds.
     pub(super) latest_us: i64,
+    /// The time by the database's clock, the one that all replicas go by: budgets of all are counted by it.
+    pub(super) now_us: i64,
     /// Those of the intents to be concluded that are still in flight.
     pub(super) open: HashMap<u64, Held>,
     /// Those of the unknown outcomes to be resolved or postponed that still wait: since when, and the intent's number.
@@ -60,9 +62,9 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// An empty one, behind what there is, at the clock's time.
-    pub(super) fn behind(known: Known, now: Timestamp) -> Self {
-        let time = now.max(Timestamp::from_micros(known.latest_us));
+    /// An empty one, behind what there is, at the time of the database's clock.
+    pub(super) fn behind(known: Known) -> Self {
+        let time = Timestamp::from_micros(known.now_us.max(known.latest_us));
         Self {
             base: known.length,
             entries: Vec::new(),
@@ -245,17 +247,17 @@ mod tests {
 
     #[test]
     fn an_intent_is_concluded_once_and_only_while_it_is_in_flight() {
-        let known = Known { length: 9, latest_us: 5, open: [(3, held())].into(), ..Known::default() };
-        let mut plan = Plan::behind(known, Timestamp::from_micros(7));
+        let known = Known { length: 9, latest_us: 5, now_us: 7, open: [(3, held())].into(), ..Known::default() };
+        let mut plan = Plan::behind(known);
         let owed = plan.take(&[conclude(3), conclude(3), conclude(4)]);
         assert_eq!(owed, [Owed::Done, Owed::Late, Owed::Late]);
         assert_eq!((plan.seqs(), plan.landed, plan.waits), (vec![9], vec![3], (vec![7], vec![3], vec![0])));
     }
 
     #[test]
-    fn time_never_runs_backwards_whatever_the_clock_of_this_replica_says() {
-        let known = Known { length: 0, latest_us: 1_000_000, ..Known::default() };
-        let mut plan = Plan::behind(known, Timestamp::from_micros(7));
+    fn time_never_runs_backwards_whatever_the_databases_clock_says() {
+        let known = Known { length: 0, latest_us: 1_000_000, now_us: 7, ..Known::default() };
+        let mut plan = Plan::behind(known);
         let note = || Op::Note(Encoded::new(&Body::Stop {}).unwrap());
         plan.take(&[note(), note()]);
         let times: Vec<String> = plan.entries.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();

@@ -28,6 +28,9 @@ const AS_PLANNED: &str = "
     SELECT NOT EXISTS (SELECT FROM ledger.pruned WHERE state < 2)
         AND (SELECT coalesce(max(first), 0) FROM ledger.pruned) = $1
         AND EXISTS (SELECT FROM ledger.signed WHERE verifying_key = $2)";
+/// How long it is, and the time that its next entry has.
+const HEAD: &str = "SELECT length, greatest(latest_us, (extract(epoch FROM clock_timestamp()) * 1000000)::int8)
+    FROM ledger.head FOR UPDATE";
 const RECORD: [&str; 3] = [
     "INSERT INTO ledger.entry (seq, bytes) VALUES ($1, $2)",
     "UPDATE ledger.head SET length = $1, latest_us = $2",
@@ -250,8 +253,9 @@ impl Pruning {
         let (first, db) = (signed(edge.size()), Blocking::open(super::place(&self.config)?, Role::Migration)?);
         let recorded: Result<Option<Stage>, Fault> = db.ask(async |client| {
             client.batch_execute("BEGIN").await?;
-            let head = client.query_typed_one("SELECT length, latest_us FROM ledger.head FOR UPDATE", &[]).await?;
-            let (length, latest): (i64, i64) = (head.try_get(0)?, head.try_get(1)?);
+            let head = client.query_typed_one(HEAD, &[]).await?;
+            let (length, time): (i64, i64) = (head.try_get(0)?, head.try_get(1)?);
+            let time = Timestamp::from_micros(time);
             let row = client.query_typed_one(KEPT_BACK, &[(&first, Type::INT8)]).await?;
             let words = kept_back(row.try_get(0)?, row.try_get(1)?);
             let refused = if ground.holds(client).await? {
@@ -263,7 +267,6 @@ impl Pruning {
                 client.batch_execute("ROLLBACK").await?;
                 return Ok(refused);
             }
-            let time = Timestamp::now().max(Timestamp::from_micros(latest));
             let (mut bytes, next, latest) = (Vec::new(), length + 1, time.as_micros());
             body.write_entry(&mut bytes, length.cast_unsigned(), &time.to_string());
             let [entry, head, row] = RECORD;

@@ -95,7 +95,7 @@ pub fn restore(
         freezes: freezes.len() as u64,
     };
     let (carried, signed) = (previous.carried, previous.signed);
-    let time = Timestamp::now().max(latest);
+    let time = db.now()?.max(latest);
     let mut log = Log { time, entries: Vec::new(), waits: Vec::new() };
     log.append(&Body::Gap { reason: REASON, previous: Some(Box::new(previous)) })?;
     open.iter().try_for_each(|(seq, bytes)| log.carry(*seq, bytes, key.origin()))?;

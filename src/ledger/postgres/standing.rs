@@ -8,7 +8,7 @@ use super::plan::{Asked, Known, Plan};
 use super::session::Fault;
 use super::statements::Writing;
 use super::writer::{Writer, asked_now};
-use crate::clock::{Timestamp, moment, since};
+use crate::clock::{moment, since};
 use crate::failpoint;
 use crate::id::RequestId;
 use crate::ledger::entry::{Body, Encoded, Outcome};
@@ -257,7 +257,7 @@ impl Writer {
 /// What is written for the dead. Each intent has to be one: what is concluded here cannot be taken back.
 fn last_words(known: Known, dead: u64, left: Vec<(u64, String, Vec<u8>)>, starting: bool) -> Result<Plan, OpenError> {
     let damaged = |seq: u64| OpenError::Damaged(format!("entry {seq} is said to be in flight, but is no such intent"));
-    let mut plan = Plan::behind(known, Timestamp::now());
+    let mut plan = Plan::behind(known);
     let recovered = left.len() as u64;
     let mut write = || -> serde_json::Result<Result<(), OpenError>> {
         for (seq, request_id, bytes) in &left {

@@ -248,7 +248,7 @@ impl Writer {
             return Attempt::Again(ops);
         }
         self.frozen(&known.admitting.freezes);
-        let mut plan = Plan::behind(known, Timestamp::now());
+        let mut plan = Plan::behind(known);
         let owed = plan.take(&ops);
         if plan.is_empty() {
             self.give_back().await;
