@@ -3,7 +3,7 @@
 
 use super::admitting::{Counter, Held, Key, Wanted, marks, request_id, standing};
 use super::plan::{Asked, Known, Plan};
-use super::session::{Fault, Session};
+use super::session::{DURABLE, Fault, Session};
 use crate::ledger::admission::{Kept, Mark};
 use crate::ledger::freeze::Freezes;
 use std::collections::HashMap;
@@ -196,9 +196,17 @@ impl Prepared {
             known.admitting.targets = in_flight.into_iter().flat_map(super::admitting::marks).collect();
             known.admitting.keys = keys(&kept?)?;
             known.admitting.counters = counters(&spent?)?;
-            Ok((known, row.try_get::<_, bool>(0)?, row.try_get::<_, Vec<String>>(3)?, row.try_get::<_, bool>(5)?))
+            let (is_arriving, durable) = (row.try_get::<_, bool>(5)?, row.try_get::<_, String>(6)?);
+            Ok((known, row.try_get::<_, bool>(0)?, row.try_get::<_, Vec<String>>(3)?, is_arriving, durable))
         });
-        let (mut known, is_ours, texts, is_arriving) = learnt.await?;
+        let (mut known, is_ours, texts, is_arriving, durable) = learnt.await?;
+        // What the session has set is not so here: a pooler has given the transaction another one.
+        if !DURABLE.contains(&durable.as_str()) {
+            return Err(Fault::Unfit(format!(
+                "synchronous_commit is {durable} in a session that has set it on: a pooler in transaction mode does that; \
+                 reach the database directly, or by a pool of sessions"
+            )));
+        }
         if is_arriving {
             return Err(Fault::Unfit(super::schema::ARRIVING.to_owned()));
         }

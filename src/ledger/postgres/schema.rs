@@ -122,13 +122,14 @@ fn too_new(version: i32) -> OpenError {
     ))
 }
 
+async fn version(session: &mut Session) -> Result<i32, Fault> {
+    let sql = "SELECT version FROM ledger.version";
+    session.ask(async |client| client.query_typed_one(sql, &[]).await?.try_get(0)).await
+}
+
 /// Refuses a database whose schema is not this program's, and for who writes or reads a ledger also one that is not whole.
 pub(super) async fn check(session: &mut Session, role: Role) -> Result<(), OpenError> {
-    let asked = session.ask(async |client| {
-        let row = client.query_typed_one("SELECT version FROM ledger.version", &[]).await?;
-        row.try_get::<_, i32>(0)
-    });
-    let version = match asked.await {
+    let version = match version(session).await {
         Ok(version) => version,
         Err(Fault::Refused(code, _)) if code == SqlState::INSUFFICIENT_PRIVILEGE => {
             let words = "this user may not read the schema `ledger`: it has to be the one that ran `migrate`, or be \
@@ -162,6 +163,16 @@ async fn whole(session: &mut Session, role: Role) -> Result<(), OpenError> {
 /// Brings the schema up to this program's version, in one transaction: all of it or nothing.
 pub(super) async fn migrate(place: &config::Postgres) -> Result<Migrated, OpenError> {
     let mut session = Session::open(place, Role::Migration).await?;
+    // Where nothing is to be done, nobody needs the right to do it.
+    match version(&mut session).await {
+        Ok(version) if version > newest() => return Err(too_new(version)),
+        Ok(version) if version == newest() => {
+            session.close().await;
+            return Ok(Migrated { from: version, to: version });
+        }
+        Err(fault @ Fault::Lost(_)) => return Err(fault.into()),
+        Ok(_) | Err(_) => {}
+    }
     let begun = session.ask(async |client| {
         client.batch_execute("BEGIN").await?;
         client.batch_execute(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;

@@ -111,6 +111,8 @@ pub(super) fn introduce(config: &config::Ledger, place: &config::Postgres) -> Re
         None => {
             let line = key.verifying_key().to_string();
             db.ask(async |client| client.execute_typed(REMEMBER, &[(&line, Type::TEXT)]).await)?;
+            // Somebody else may have been faster, with another key.
+            is_the_one(&db.signed()?.map_or(line, |(_, stored)| stored), &key)?;
         }
     }
     db.close();

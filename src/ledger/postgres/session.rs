@@ -33,7 +33,9 @@ const SYNCHRONOUS: &str = "SELECT set_config('synchronous_commit',
     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)";
 const FITNESS: &str = "SELECT current_setting('server_version_num')::int4, pg_is_in_recovery(),
     current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'),
-    current_setting('transaction_read_only')";
+    current_setting('transaction_read_only'), current_setting('server_encoding')";
+/// With these, what was committed is on the disk when COMMIT returns, and on a standby that is waited for.
+pub(super) const DURABLE: [&str; 2] = ["on", "remote_apply"];
 
 /// What a session is for: its name in `pg_stat_activity`, and what the server has to be fit for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,8 +187,12 @@ impl Session {
                 ));
             }
         }
-        if !matches!(text(4).as_str(), "on" | "remote_apply") {
+        if !DURABLE.contains(&text(4).as_str()) {
             return unfit(&format!("synchronous_commit is {} and could not be set on", text(4)));
+        }
+        // Checkpoints, reasons of freezes and answers of the provider have more characters than Latin has.
+        if !matches!(text(6).as_str(), "UTF8" | "SQL_ASCII") {
+            return unfit(&format!("its encoding is {}; make one with ENCODING 'UTF8'", text(6)));
         }
         Ok(())
     }
@@ -237,7 +243,9 @@ fn address(place: &config::Postgres, role: Role) -> Result<(Config, Tls), Fault>
     let wrong = |what: &str| Fault::Unfit(format!("ledger.url_file: {}: {what}", place.url_file.display()));
     let bytes = file::read(&place.url_file, URL_AT_MOST).map_err(|e| wrong(&e.to_string()))?;
     let text = std::str::from_utf8(bytes.expose()).map_err(|_| wrong("it is not UTF-8"))?;
-    let form = "it is no connection URL; write postgres://user:password@host/database";
+    let form = "it is no connection URL that is understood; write postgres://user:password@host/database, with %-escapes \
+                in the password, and without sslmode=verify-full or sslrootcert: the certificate is always verified, and \
+                ledger.ca_file says whose are trusted";
     let mut config: Config = text.trim().parse().map_err(|_| wrong(form))?;
     if config.get_hosts().is_empty() || config.get_user().is_none() || config.get_dbname().is_none() {
         return Err(wrong("it names no host, no user or no database; write postgres://user:password@host/database"));

@@ -3,6 +3,7 @@
 mod joining;
 mod pruned_away;
 mod searched;
+mod unfit;
 
 use super::{Acting, Postgres};
 use crate::config::{Budget, Per};

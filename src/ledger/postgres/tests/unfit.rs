@@ -1,0 +1,89 @@
+//! Databases, users and poolers that are set up otherwise than a ledger needs.
+
+use super::{Instance, Place, intend};
+use crate::config::Postgres as Address;
+use crate::ledger::conformance::conclude;
+use crate::ledger::entry::End;
+use crate::ledger::postgres::batch::Prepared;
+use crate::ledger::postgres::plan::Asked;
+use crate::ledger::postgres::session::{Role, Session};
+use crate::ledger::postgres::{migrate, runtime, schema};
+use tokio::task::block_in_place;
+
+impl Place {
+    fn address(&self) -> &Address {
+        self.config.postgres.as_ref().unwrap()
+    }
+
+    /// From now on the URL is another one.
+    fn connects(&self, from: &str, to: &str) {
+        let url = std::fs::read_to_string(&self.address().url_file).unwrap();
+        assert!(url.contains(from));
+        std::fs::write(&self.address().url_file, url.replace(from, to)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_cannot_hold_every_character_is_refused() {
+    let place = Place::unmigrated(Instance::start());
+    let server = place.server.as_ref().unwrap();
+    for (name, encoding, is_fit) in [("latin", "LATIN1", false), ("plain", "SQL_ASCII", true)] {
+        server.ask(&format!(
+            "CREATE DATABASE {name} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        ));
+        place.connects("/ledger", &format!("/{name}"));
+        let migrated = block_in_place(|| migrate(&place.config)).map_err(|error| error.to_string());
+        match migrated {
+            Ok(_) => assert!(is_fit, "{encoding}"),
+            Err(words) => assert!(!is_fit && words.contains(encoding) && words.contains("UTF8"), "{words}"),
+        }
+        place.connects(&format!("/{name}"), "/ledger");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_only_read_and_write_rows_may_serve_and_finds_nothing_to_migrate() {
+    let place = Place::postgres();
+    place.server.as_ref().unwrap().ask(
+        "CREATE ROLE rows LOGIN; GRANT USAGE ON SCHEMA ledger, search TO rows;
+        GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA ledger, search TO rows",
+    );
+    place.connects("postgres://postgres:", "postgres://rows:");
+    let (migrated, is_new_key) = block_in_place(|| migrate(&place.config)).unwrap();
+    assert_eq!((migrated.from, is_new_key), (migrated.to, false));
+    let ledger = place.open();
+    conclude(&*ledger, intend(&*ledger, "1").await, End::Deleted).await.unwrap();
+    ledger.close().await;
+}
+
+/// A pooler in transaction mode has each transaction in another session, with settings of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_whose_commit_would_not_be_durable_is_not_begun() {
+    let place = Place::postgres();
+    let mut session = Session::open(place.address(), Role::Writer).await.unwrap();
+    let prepared = session.ask(Prepared::on).await.unwrap();
+    for (setting, is_fit) in [("on", true), ("remote_apply", true), ("off", false), ("local", false)] {
+        let set = format!("ROLLBACK; SET synchronous_commit = {setting}");
+        session.ask(async |client| client.batch_execute(&set).await).await.unwrap();
+        let learnt = prepared.lock_and_learn(&mut session, &Asked::default(), "").await;
+        match learnt.map(drop).map_err(|fault| fault.to_string()) {
+            Ok(()) => assert!(is_fit, "{setting}"),
+            Err(words) => assert!(!is_fit && words.contains("synchronous_commit"), "{words}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_who_migrate_at_once_only_one_is_told_that_its_new_key_is_the_ledgers() {
+    let place = Place::unmigrated(Instance::start());
+    block_in_place(|| runtime().unwrap().block_on(schema::migrate(place.address()))).unwrap();
+    // Somebody else is a moment faster.
+    place.server.as_ref().unwrap().ask(
+        "CREATE FUNCTION public.faster() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN INSERT INTO ledger.signed (verifying_key) VALUES ('another'); RETURN NEW; END $$;
+        CREATE TRIGGER faster BEFORE INSERT ON ledger.signed FOR EACH ROW WHEN (pg_trigger_depth() = 0)
+            EXECUTE FUNCTION public.faster()",
+    );
+    let words = block_in_place(|| migrate(&place.config)).unwrap_err().to_string();
+    assert!(words.contains("signed with the key another"), "{words}");
+}
