@@ -173,6 +173,7 @@ impl Postgres {
                 doubt: None,
                 failures: 0,
                 failed: None,
+                refused: false,
                 closing: false,
                 others: Vec::new(),
                 health: health_is,

@@ -216,6 +216,15 @@ impl Prepared {
 
     /// Writes what was planned, and commits it, all sent at once.
     pub(super) async fn write(&self, session: &mut Session, plan: &Plan, replica: &str) -> Ended {
+        self.end(session, plan, replica, "COMMIT").await
+    }
+
+    /// Writes what was planned, and takes it back: whether it would be taken.
+    pub(super) async fn try_out(&self, session: &mut Session, plan: &Plan, replica: &str) -> Ended {
+        self.end(session, plan, replica, "ROLLBACK").await
+    }
+
+    async fn end(&self, session: &mut Session, plan: &Plan, replica: &str, end: &str) -> Ended {
         let (seqs, length, rows) = (plan.seqs(), plan.length().cast_signed(), &plan.admitting.rows);
         let frozen = rows.freezes.as_ref().map(|all| all.iter().filter_map(|one| serde_json::to_string(one).ok()));
         let frozen: Option<Vec<String>> = frozen.map(Iterator::collect);
@@ -248,7 +257,7 @@ impl Prepared {
             let (writes, commit) = tokio::join!(
                 biased;
                 futures_util::future::join_all(writes),
-                client.batch_execute("COMMIT"),
+                client.batch_execute(end),
             );
             Ok((writes.into_iter().collect::<Result<Vec<u64>, Error>>(), commit))
         });

@@ -17,6 +17,8 @@ use crate::ledger::{Health, OpenError};
 use std::sync::PoisonError;
 use std::time::Duration;
 
+/// About as long as an entry is.
+const TRIAL_BYTES: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 const GAP: &str = "a replica did not stop by itself; refusals that it had only counted are lost";
@@ -34,12 +36,53 @@ impl Writer {
             self.set_health(Health::Unreachable);
             return false;
         }
+        (self.failures, self.failed) = (0, None);
+        if !self.refused {
+            self.taken();
+        }
+        self.health() != Health::Broken
+    }
+
+    /// An entry was taken, or nothing speaks against it.
+    pub(super) fn taken(&mut self) {
+        self.refused = false;
         if self.health() == Health::Unreachable {
             tracing::info!("the ledger can be written again");
         }
-        (self.failures, self.failed) = (0, None);
         self.set_health(Health::Writable);
-        self.health() == Health::Writable
+    }
+
+    /// The database answers, and takes no entries: its disk is full, say, or a right is missing. It is said once.
+    pub(super) fn not_taken(&mut self, fault: &Fault) {
+        if !std::mem::replace(&mut self.refused, true) {
+            tracing::error!(%fault, "the ledger takes no entries: nothing was written, it is tried again and again");
+        }
+        self.set_health(Health::Unreachable);
+    }
+
+    /// After a refusal: whether an entry would be taken now. Else nobody would find out, since who is not ready is not
+    /// asked for deletions.
+    pub(super) async fn try_out(&mut self) {
+        let Some(database) = self.database.as_mut().filter(|_| self.refused) else { return };
+        let known = match database.lock_and_learn(&Asked::default(), &self.who.id).await {
+            Ok((known, _)) => known,
+            Err(fault) => return self.give_back_after(&fault).await,
+        };
+        let mut plan = Plan::behind(known);
+        plan.entries.push(vec![b' '; TRIAL_BYTES]);
+        match database.try_out(&plan, &self.who.id).await {
+            Ended::Committed => self.taken(),
+            Ended::Refused(_) => {}
+            Ended::Doubtful(fault) => self.lost(&fault),
+        }
+    }
+
+    /// Ends a transaction that the database refused, or the connection that was lost.
+    pub(super) async fn give_back_after(&mut self, fault: &Fault) {
+        match fault {
+            Fault::Refused(..) => self.give_back().await,
+            Fault::Lost(_) | Fault::Unfit(_) => self.lost(fault),
+        }
     }
 
     /// From one attempt to connect to the next: twice as long each time, at most five seconds, and up to half as much

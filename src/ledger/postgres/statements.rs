@@ -101,6 +101,11 @@ impl Writing {
         self.prepared.write(&mut self.session, plan, replica).await
     }
 
+    /// See [`Prepared::try_out`].
+    pub(super) async fn try_out(&mut self, plan: &Plan, replica: &str) -> Ended {
+        self.prepared.try_out(&mut self.session, plan, replica).await
+    }
+
     /// Ends a transaction in which nothing is to be changed.
     pub(super) async fn roll_back(&mut self) -> Result<(), Fault> {
         self.session.ask(async |client| client.batch_execute("ROLLBACK").await).await

@@ -77,6 +77,8 @@ pub(super) struct Writer {
     pub(super) doubt: Option<Doubt>,
     pub(super) failures: u32,
     pub(super) failed: Option<Moment>,
+    /// The database answers, but takes no entries: it is not writable until one was taken, be it for a trial.
+    pub(super) refused: bool,
     pub(super) closing: bool,
     pub(super) others: Vec<String>,
     pub(super) health: watch::Sender<Health>,
@@ -166,7 +168,7 @@ impl Writer {
             }
             ops = self.answer_readings(ops).await;
             if ops.iter().all(|op| matches!(op, Op::Close)) {
-                return;
+                return self.try_out().await;
             }
             ops = match self.commit(ops).await {
                 Attempt::Done => return,
@@ -235,7 +237,10 @@ impl Writer {
         points.reach("intent-before-begin", "outcome-before-begin");
         let (known, is_ours) = match database.lock_and_learn(&Asked::for_ops(&ops), &self.who.id).await {
             Ok(learnt) => learnt,
-            Err(fault) => return self.nothing_happened(fault, ops).await,
+            Err(fault) => {
+                self.give_back_after(&fault).await;
+                return self.nothing_happened(fault, ops);
+            }
         };
         points.reach("intent-after-begin", "outcome-after-begin");
         if self.latest.as_ref().is_some_and(|(seq, _)| known.length <= *seq) {
@@ -269,13 +274,14 @@ impl Writer {
         match ended {
             Ended::Committed => {
                 points.reach("intent-after-commit", "outcome-after-commit");
+                self.taken();
                 self.lease.opened(owed.iter().filter(|owed| matches!(owed, Owed::Recorded { .. })).count());
                 self.frozen(&plan.admitting.freezes);
                 self.advance(plan);
                 answer(ops, owed, &self.abandoned, self.lease.end());
                 Attempt::Done
             }
-            Ended::Refused(fault) => self.nothing_happened(fault, ops).await,
+            Ended::Refused(fault) => self.nothing_happened(fault, ops),
             Ended::Doubtful(fault) => {
                 tracing::error!(%fault, entries = plan.entries.len(), "a commit has no answer: nothing of it is sent until it is known whether it is there");
                 self.doubt = Some(Doubt::new(plan.base, plan.entries, ops, owed));
@@ -301,11 +307,10 @@ impl Writer {
     }
 
     /// Nothing was written: whether it is tried again depends on why.
-    async fn nothing_happened(&mut self, fault: Fault, ops: Vec<Op>) -> Attempt {
+    fn nothing_happened(&mut self, fault: Fault, ops: Vec<Op>) -> Attempt {
         match &fault {
             Fault::Refused(..) => {
-                tracing::error!(%fault, "nothing was written to the ledger");
-                self.give_back().await;
+                self.not_taken(&fault);
                 Attempt::Later(ops)
             }
             Fault::Lost(_) | Fault::Unfit(_) => {

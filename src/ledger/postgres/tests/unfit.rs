@@ -1,13 +1,14 @@
 //! Databases, users and poolers that are set up otherwise than a ledger needs.
 
-use super::{Instance, Place, intend};
+use super::{Instance, Place, asked, intend, writable};
 use crate::config::Postgres as Address;
-use crate::ledger::conformance::conclude;
+use crate::ledger::conformance::{conclude, eventually};
 use crate::ledger::entry::End;
 use crate::ledger::postgres::batch::Prepared;
 use crate::ledger::postgres::plan::Asked;
 use crate::ledger::postgres::session::{Role, Session};
 use crate::ledger::postgres::{migrate, runtime, schema};
+use crate::ledger::{Health, Intended};
 use tokio::task::block_in_place;
 
 impl Place {
@@ -21,6 +22,45 @@ impl Place {
         assert!(url.contains(from));
         std::fs::write(&self.address().url_file, url.replace(from, to)).unwrap();
     }
+}
+
+/// Makes every insert into a table fail, as a full disk does.
+fn refuse_inserts(server: &Instance) {
+    server.ask(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON ledger.entry EXECUTE FUNCTION public.refuse()",
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_refuses_entries_is_not_writable_until_it_takes_them_again() {
+    let place = Place::postgres();
+    let (ledger, server) = (place.open(), place.server.as_ref().unwrap());
+    let recorded = intend(&*ledger, "1").await;
+    refuse_inserts(server);
+    assert!(matches!(ledger.intend(asked("c", "s1", "2")).await, Intended::Unavailable));
+    assert_eq!(ledger.health(), Health::Unreachable);
+    let renewed = "SELECT max(lease_until) FROM ledger.replica";
+    let before = block_in_place(|| server.ask(renewed));
+    eventually("it has renewed its lease", || server.ask(renewed) != before).await;
+    assert_eq!(ledger.health(), Health::Unreachable, "a lease is no entry");
+    server.ask("DROP TRIGGER refuse ON ledger.entry");
+    writable(&ledger).await;
+    // The same while an outcome waits to be written.
+    block_in_place(|| server.ask("DROP FUNCTION public.refuse"));
+    refuse_inserts(server);
+    let mut concluding = std::pin::pin!(conclude(&*ledger, recorded, End::Deleted));
+    let waits = async { eventually("it notices", || ledger.health() == Health::Unreachable).await };
+    tokio::select! {
+        biased;
+        concluded = &mut concluding => panic!("{concluded:?}"),
+        () = waits => {}
+    }
+    server.ask("DROP TRIGGER refuse ON ledger.entry");
+    assert_eq!(concluding.await, Ok(()));
+    assert_eq!(ledger.health(), Health::Writable);
+    ledger.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
