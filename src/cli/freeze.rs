@@ -204,7 +204,7 @@ impl Saying {
     /// one that died come when its lease is over.
     fn frozen_for_all(&self, section: &config::Ledger, freeze: Freeze) -> Result<Exit, Exit> {
         let ledger = Acting::open(section).map_err(|error| page::ledger(&error))?;
-        ledger.freeze(freeze).map_err(|error| complain(Exit::Restart, &error.to_string()))?;
+        ledger.freeze(freeze).map_err(|error| page::ledger(&error))?;
         let frozen = ledger.freezes().unwrap_or_else(|_| Freezes::default());
         self.frozen(frozen.end_of(&self.covers));
         let unasked = |error: OpenError| complain(Exit::Restart, &format!("what is under way is not known: {error}"));

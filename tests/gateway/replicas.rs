@@ -194,6 +194,27 @@ fn a_freeze_holds_for_every_replica_and_ends_when_what_was_under_way_has_its_out
     }
 }
 
+#[test]
+fn a_brake_that_the_database_refuses_says_that_nothing_is_frozen() {
+    let cluster = Cluster::of(1);
+    assert_eq!(deletion(cluster.replicas[0].listen).status, 200);
+    cluster.database.ask(
+        "CREATE ROLE auditor LOGIN; GRANT USAGE ON SCHEMA ledger, search TO auditor;
+        GRANT SELECT ON ALL TABLES IN SCHEMA ledger, search TO auditor",
+    );
+    let url = cluster.config().with_file_name("url");
+    let whole = std::fs::read_to_string(&url).unwrap();
+    std::fs::write(&url, whole.replace("postgres://postgres:", "postgres://auditor:")).unwrap();
+    for words in [["freeze", "--all", "--reason", "x"], ["unfreeze", "--all", "--reason", "x"]] {
+        let output = command(&words, &cluster.config());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(69) && said.contains("nothing was recorded"), "{words:?}: {said}");
+    }
+    for words in [&["status"][..], &["audit", "verify"], &["audit", "search"]] {
+        assert!(command(words, &cluster.config()).status.success(), "{words:?}");
+    }
+}
+
 /// Where a process is made to kill itself, now and then.
 const POINTS: [&str; 11] = [
     "intent-before-begin",

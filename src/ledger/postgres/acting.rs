@@ -56,7 +56,7 @@ impl Acting {
     /// admitted before may still be under way, see [`Acting::covered`].
     ///
     /// # Errors
-    /// In words; where the connection was lost, it may be recorded all the same.
+    /// In words, which also say whether it may be recorded all the same.
     pub fn freeze(&self, freeze: Freeze) -> Result<(), OpenError> {
         let (answer, _nobody) = oneshot::channel();
         self.act(Op::Freeze(freeze, answer)).map(drop)
@@ -109,7 +109,7 @@ impl Acting {
             }
             match database.write(&plan, "").await {
                 Ended::Committed => Ok(owed),
-                Ended::Refused(fault) => Err(fault),
+                Ended::Refused(fault) => Err(not_recorded(fault)),
                 Ended::Doubtful(fault) => {
                     Err(Fault::Lost(format!("{fault}; it may be recorded all the same: ask for the status")))
                 }
@@ -117,6 +117,10 @@ impl Acting {
         });
         Ok(acted?)
     }
+}
+
+fn not_recorded(fault: Fault) -> Fault {
+    Fault::Unfit(format!("nothing was recorded: {fault}"))
 }
 
 fn encoded(body: &Body) -> Result<Encoded, OpenError> {
