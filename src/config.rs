@@ -241,6 +241,11 @@ fn warnings(config: &Config) -> Vec<String> {
     if config.callers.is_empty() {
         warnings.push("there are no callers: every request will be refused".to_owned());
     }
+    if config.ledger.postgres.is_some() && config.ledger.checkpoint_copy.is_none() {
+        let what = "ledger.checkpoint_copy is not set: where the database loses entries, in a failover say, a start has \
+                    nothing to hold it against and goes on with another log";
+        warnings.push(what.to_owned());
+    }
     if config.rates.is_empty() {
         warnings.push("limits.rates is empty: all callers together have no rate".to_owned());
     }

@@ -71,7 +71,13 @@ def of_files(pod, config, objects):
     """Yields a sentence for each file that the configuration names and the pod does not have."""
     mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     there = set()
+    state = [mounts[volume["name"]] for volume in pod["volumes"] if "emptyDir" in volume]
+    copy = config["ledger"].get("checkpoint_copy", "")
+    if not any(copy.startswith(f"{folder}/") for folder in state):
+        yield f"ledger.checkpoint_copy is {copy!r}, in no volume that outlasts a restart and can be written"
     for volume in pod["volumes"]:
+        if "emptyDir" in volume:
+            continue
         is_secret = "secret" in volume
         kind = "Secret" if is_secret else "ConfigMap"
         name = volume["secret"]["secretName"] if is_secret else volume["configMap"]["name"]

@@ -139,3 +139,15 @@ fn rules_that_have_expired_and_many_patterns_to_try_are_warnings() {
         assert!(said.contains(part), "{part} is not in\n{said}");
     }
 }
+
+#[test]
+fn a_shared_ledger_without_a_copy_of_its_checkpoint_is_a_warning() {
+    let shared = "kind = \"postgres\"\nurl_file = \"url\"\nsigning_key_file = \"signing\"\n";
+    let said = |ledger: &str| {
+        loaded(&WHOLE.replace("path = \"ledger\"\n", ledger), &[("key", "k")]).unwrap().warnings.join("\n")
+    };
+    assert!(said(shared).contains("ledger.checkpoint_copy is not set"), "{}", said(shared));
+    for quiet in [&format!("{shared}checkpoint_copy = \"copy\"\n"), "path = \"ledger\"\n"] {
+        assert!(!said(quiet).contains("checkpoint_copy"), "{}", said(quiet));
+    }
+}
