@@ -3,6 +3,7 @@
 Takes compose files; prints each fault and exits 1 when there is one.
 """
 
+import ipaddress
 import sys
 
 from ruamel.yaml import YAML
@@ -62,6 +63,13 @@ def faults(compose):
     for name, service in sandboxes.items():
         if "networks" in service or "ports" in service:
             yield f"{name} can be reached by others than the gateway: it belongs on the gateway's loopback"
+    for name, service in services.items():
+        networks = service.get("networks", [])
+        for network, of in networks.items() if isinstance(networks, dict) else ():
+            ours = ipaddress.ip_address(of.get("ipv4_address", "0.0.0.0"))
+            pools = compose["networks"][network].get("ipam", {}).get("config", [])
+            if any(ours in ipaddress.ip_network(pool.get("ip_range", pool["subnet"])) for pool in pools):
+                yield f"{name} is to have {ours}, which another service may be given before it starts"
     for name, secret in compose["secrets"].items():
         if set(secret) != {"file"}:
             yield f"the secret {name} does not come from a file"
