@@ -96,11 +96,10 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
     };
     let (covers, until) = (options.which.covers(), options.lasts.map(|span| Timestamp::now().after(span)));
     let verb = Verb::Freeze { covers: covers.clone(), until, reason: options.reason.clone() };
-    let said = Saying { json: options.json, covers: covers.clone(), until };
     if section.postgres.is_some() {
-        let freeze = Freeze { covers, until, reason: options.reason.clone(), by: alone::user() };
-        return said.frozen_for_all(&section, freeze).unwrap_or_else(|exit| exit);
+        return freeze_for_all(&section, options).unwrap_or_else(|exit| exit);
     }
+    let said = Saying { json: options.json, covers: covers.clone(), until };
     match ask(&section.path, &verb, Said::stopped) {
         Ok(stopped) => said.until_nothing_is_open(&section.path, stopped),
         Err(NotHeard::No(words)) => complain(Exit::Restart, &words),
@@ -121,6 +120,18 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
             said.end(&[])
         }
     }
+}
+
+/// Freezes in the database that replicas share, until a time by its clock: this one's may be another machine's.
+fn freeze_for_all(section: &config::Ledger, options: &Freezing) -> Result<Exit, Exit> {
+    let fails = |error: OpenError| page::ledger(&error);
+    let ledger = Acting::open(section).map_err(fails)?;
+    let now = options.lasts.map(|span| Ok((ledger.now()?, span))).transpose().map_err(fails)?;
+    let (covers, until) = (options.which.covers(), now.map(|(now, span)| now.after(span)));
+    let said = Saying { json: options.json, covers: covers.clone(), until };
+    let freeze = Freeze { covers, until, reason: options.reason.clone(), by: alone::user() };
+    ledger.freeze(freeze).map_err(fails)?;
+    said.frozen_for_all(&ledger)
 }
 
 /// `unfreeze`: 0 when it was frozen and is not any more, 1 when it was not.
@@ -200,11 +211,9 @@ impl Saying {
         page::line(format_args!("frozen: of {} nothing new is sent, {end}{longer}", self.covers));
     }
 
-    /// Freezes in the database that replicas share, and waits for the outcomes of what they recorded before: those of
+    /// It is frozen in the database that replicas share. Waits for the outcomes of what they recorded before: those of
     /// one that died come when its lease is over.
-    fn frozen_for_all(&self, section: &config::Ledger, freeze: Freeze) -> Result<Exit, Exit> {
-        let ledger = Acting::open(section).map_err(|error| page::ledger(&error))?;
-        ledger.freeze(freeze).map_err(|error| page::ledger(&error))?;
+    fn frozen_for_all(&self, ledger: &Acting) -> Result<Exit, Exit> {
         let frozen = ledger.freezes().unwrap_or_else(|_| Freezes::default());
         self.frozen(frozen.end_of(&self.covers));
         let unasked = |error: OpenError| complain(Exit::Restart, &format!("what is under way is not known: {error}"));

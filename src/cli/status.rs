@@ -74,7 +74,7 @@ fn at_rest(section: &config::Ledger) -> Result<Vec<Frozen>, OpenError> {
 fn shared(section: &config::Ledger, json: bool) -> Result<Exit, OpenError> {
     let ledger = Acting::open(section)?;
     let (replicas, mut freezes) = (ledger.replicas()?, Vec::new());
-    for freeze in ledger.freezes()?.in_force(Timestamp::now()) {
+    for freeze in ledger.freezes()?.in_force(ledger.now()?) {
         freezes.push(Frozen { open: Some(ledger.covered(&freeze.covers)?), freeze });
     }
     if json {

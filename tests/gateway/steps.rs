@@ -174,9 +174,39 @@ fn replicas_go_by_the_clock_of_their_database_whatever_their_own_ones_say() {
         let (status, code) = ask(at, group);
         assert_eq!((status, &*code), told, "{group}");
     }
+    let readyz = |at: usize| crate::wire::get(replicas[at].ops, "/readyz").body;
+    for at in [1, 2] {
+        crate::running::eventually("it says that its clock is off", || readyz(at).contains("clock-differs"));
+    }
+    assert!(!readyz(0).contains("clock-differs"), "{}", readyz(0));
     let ended = cluster.database.ask(NOW);
     for entry in replicas[0].entries() {
         let time = entry["time"].as_str().unwrap();
         assert!(*begun <= *time && *time <= *ended, "{entry}");
+    }
+}
+
+#[test]
+fn a_freeze_of_replicas_lasts_by_their_databases_clock_wherever_the_command_runs() {
+    let (cluster, library) = (Cluster::of(1), faketime());
+    let status =
+        || crate::promises::ask(&mut crate::promises::connect(cluster.replicas[0].listen).unwrap()).unwrap().status;
+    let run = |off: &str, words: &[&str]| {
+        let mut run = std::process::Command::new(crate::running::BINARY);
+        run.args(words).arg("--config").arg(cluster.config()).env("LD_PRELOAD", &library).env("FAKETIME", off);
+        let output = run.output().unwrap();
+        assert!(output.status.success(), "{off} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for off in ["-2h", "+2h"] {
+        crate::running::eventually("nothing is frozen", || status() == 200);
+        let said = run(off, &["freeze", "--all", "--for", "1h", "--reason", "stop"]);
+        assert!(!said.contains("an earlier freeze"), "{off}: {said}");
+        assert_eq!(status(), 403, "{off}");
+        for off in ["-2h", "+0", "+2h"] {
+            let said = run(off, &["status"]);
+            assert!(said.contains("everything") && said.contains("stop"), "{off}: {said}");
+        }
+        run(off, &["unfreeze", "--all", "--reason", "done"]);
     }
 }

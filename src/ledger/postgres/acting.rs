@@ -6,6 +6,7 @@ use super::op::Op;
 use super::plan::{Asked, Owed, Plan};
 use super::session::Fault;
 use super::statements::Writing;
+use crate::clock::Timestamp;
 use crate::config;
 use crate::id::RequestId;
 use crate::ledger::OpenError;
@@ -78,6 +79,14 @@ impl Acting {
     /// In words, when the database cannot be asked.
     pub fn covered(&self, covers: &Covers) -> Result<Vec<RequestId>, OpenError> {
         Ok(self.runtime.block_on(self.database.borrow_mut().covered(covers))?)
+    }
+
+    /// The time by the database's clock, by which freezes end, wherever this runs.
+    ///
+    /// # Errors
+    /// As [`Acting::covered`].
+    pub fn now(&self) -> Result<Timestamp, OpenError> {
+        Ok(self.runtime.block_on(self.database.borrow_mut().now())?)
     }
 
     /// Every freeze.

@@ -8,7 +8,7 @@ use super::plan::{Asked, Known, Plan};
 use super::session::Fault;
 use super::statements::Writing;
 use super::writer::{Writer, asked_now};
-use crate::clock::{moment, since};
+use crate::clock::{Timestamp, moment, since};
 use crate::failpoint;
 use crate::id::RequestId;
 use crate::ledger::entry::{Body, Encoded, Outcome};
@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// About as long as an entry is.
 const TRIAL_BYTES: usize = 512;
+/// More than an answer may take.
+const CLOCKS_DIFFER_US: u64 = 10_000_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 const GAP: &str = "a replica did not stop by itself; refusals that it had only counted are lost";
@@ -216,6 +218,7 @@ impl Writer {
         self.lease.renewed(from);
         self.frozen(&renewed.freezes);
         self.metrics.unresolved.set(renewed.unresolved);
+        self.compare_clocks(renewed.now);
         self.seen.trouble("replicas-differ", !renewed.others.is_empty());
         if renewed.others != self.others {
             if renewed.others.is_empty() {
@@ -236,6 +239,20 @@ impl Writer {
             tracing::error!(%error, "what a dead replica left open could not be closed");
         }
         self.database.is_some()
+    }
+
+    /// Entries go by the database's clock; rules, tokens and the log of this process by its own.
+    fn compare_clocks(&self, database: Timestamp) {
+        let off_us = Timestamp::now().as_micros().saturating_sub(database.as_micros());
+        let differs = off_us.unsigned_abs() >= CLOCKS_DIFFER_US;
+        if self.seen.trouble("clock-differs", differs) {
+            let off_s = off_us / 1_000_000;
+            if differs {
+                tracing::warn!(off_s, "this replica's clock is not that of the database: set one of them right");
+            } else {
+                tracing::info!(off_s, "this replica's clock is that of the database again");
+            }
+        }
     }
 
     /// Removes replicas whose lease is over, and closes what they left open as `unknown`, exactly once: the head row is

@@ -4,6 +4,7 @@ use super::acting::Replica;
 use super::batch::{self, Ended, Prepared};
 use super::plan::{Asked, Known, Plan};
 use super::session::{Fault, Role, Session};
+use crate::clock::Timestamp;
 use crate::config;
 use crate::id::RequestId;
 use crate::ledger::freeze::{Covers, Freezes};
@@ -36,7 +37,8 @@ const RENEW: &str = "
         ARRAY(SELECT format('%s: version %s, policy %s', id, version, policy) FROM ledger.replica
             WHERE id <> $1 AND lease_until >= clock_timestamp() AND policy <> '' AND $3 <> ''
                 AND (version, policy) <> ($2, $3) ORDER BY id),
-        ARRAY(SELECT body FROM ledger.frozen ORDER BY place)";
+        ARRAY(SELECT body FROM ledger.frozen ORDER BY place),
+        (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 const FLYING: &str =
     "SELECT f.seq, e.bytes FROM ledger.in_flight f JOIN ledger.entry e ON e.seq = f.seq ORDER BY f.seq";
 const REPLICAS: &str = "
@@ -71,6 +73,8 @@ pub(super) struct Renewed {
     /// Replicas of another version or with another policy.
     pub(super) others: Vec<String>,
     pub(super) freezes: Freezes,
+    /// By the database's clock.
+    pub(super) now: Timestamp,
 }
 
 /// The writer's session.
@@ -170,6 +174,7 @@ impl Writing {
                 is_fit: row.try_get(3)?,
                 others: row.try_get(4)?,
                 freezes: Freezes::default(),
+                now: Timestamp::from_micros(row.try_get(6)?),
             };
             Ok((renewed, row.try_get::<_, Vec<String>>(5)?))
         });
@@ -187,6 +192,13 @@ impl Writing {
             covered.extend(about.ok_or_else(unread)?);
         }
         Ok(covered)
+    }
+
+    /// The time by the database's clock.
+    pub(super) async fn now(&mut self) -> Result<Timestamp, Fault> {
+        const SQL: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let now = self.session.ask(async |client| client.query_typed_one(SQL, &[]).await?.try_get(0));
+        Ok(Timestamp::from_micros(now.await?))
     }
 
     /// What is frozen.

@@ -49,13 +49,10 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn trouble(&self, what: &'static str, is_there: bool) {
+    /// Returns whether that is new.
+    pub(super) fn trouble(&self, what: &'static str, is_there: bool) -> bool {
         let mut troubles = self.troubles.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if is_there {
-            troubles.insert(what)
-        } else {
-            troubles.remove(what)
-        };
+        if is_there { troubles.insert(what) } else { troubles.remove(what) }
     }
 }
 
