@@ -65,6 +65,11 @@ pub trait Ledger: Send + Sync + 'static {
     /// recorded.
     fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Answer<'_, Result<bool, NotRecorded>>;
 
+    /// The time by which freezes end: by the clock that all processes of the ledger go by.
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
     /// Every freeze that this process knows of. Its writes are seen here before they are answered.
     fn freezes(&self) -> Arc<Freezes>;
 

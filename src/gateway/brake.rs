@@ -91,6 +91,12 @@ impl Gateway {
         self.ledger.unfreeze(covers, reason, by).await
     }
 
+    /// The time by which freezes end.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.ledger.now()
+    }
+
     /// What is not as it should be.
     #[must_use]
     pub fn reasons(&self) -> Reasons {
@@ -111,7 +117,7 @@ impl Gateway {
 
     /// How this process stands.
     pub async fn status(&self) -> Status {
-        let frozen = self.ledger.freezes().in_force(Timestamp::now());
+        let frozen = self.ledger.freezes().in_force(self.ledger.now());
         // All at once: the writer takes many between two transactions.
         let open = join_all(frozen.iter().map(|freeze| self.ledger.covered(freeze.covers.clone()))).await;
         let freezes = frozen.into_iter().zip(open).map(|(freeze, open)| Frozen { freeze, open }).collect();

@@ -1,7 +1,7 @@
 //! Send it, once. Whatever happens is a value: from here on nothing may be lost on the way out.
 
 use super::intend::Intent;
-use crate::clock::{Moment, Timestamp};
+use crate::clock::Moment;
 use crate::error::Failed;
 use crate::failpoint;
 #[cfg(test)]
@@ -28,7 +28,7 @@ pub async fn forward(intent: Intent, ledger: &dyn Ledger, upstream: &Upstream, t
     failpoint::hit("forward");
     let Intent { recorded, prepared, deadline, slot, caller, session, is_keyed } = intent;
     let freezes = ledger.freezes();
-    let freeze = freezes.covering(&caller, &session, Timestamp::now());
+    let freeze = freezes.covering(&caller, &session, ledger.now());
     #[cfg(test)]
     let freeze = freeze.filter(|_| !planted::is(Fault::SentThoughFrozen));
     if let Some(freeze) = freeze {

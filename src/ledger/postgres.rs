@@ -215,7 +215,7 @@ impl Writer {
         failpoint::hit("recovery-begin");
         let mut database = Writing::open(&self.place).await?;
         let (known, _) = database.lock_and_learn(&plan::Asked::default(), &self.who.id).await?;
-        let last = known.length.saturating_sub(1);
+        let (last, now) = (known.length.saturating_sub(1), Timestamp::from_micros(known.now_us));
         // Behind the head's lock: others write meanwhile.
         let entry = database.entries(last, last + 2).await?;
         database.roll_back().await?;
@@ -228,6 +228,7 @@ impl Writer {
             Glance::at(*seq, bytes)?;
             self.latest = Some((*seq, bytes.clone()));
         }
+        self.compare_clocks(now);
         self.database = Some(database);
         self.bury(true).await
     }
@@ -262,6 +263,10 @@ impl Ledger for Postgres {
         let body = Encoded::new(&Body::Unfreeze { covers: covers.clone(), reason, by });
         let asked = body.is_ok_and(|body| self.ops.ops.send(Op::Unfreeze(covers, body, answer)).is_ok());
         Box::pin(async move { if asked { wait.await.unwrap_or(Err(NotRecorded)) } else { Err(NotRecorded) } })
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(Timestamp::now().as_micros().saturating_sub(self.seen.off_us.load(Ordering::Relaxed)))
     }
 
     fn freezes(&self) -> Arc<Freezes> {

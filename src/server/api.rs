@@ -1,6 +1,5 @@
 //! `/api/v1/…` on the operators' port: the brake and how things stand, as JSON, for operators and, to read, auditors.
 
-use crate::clock::Timestamp;
 use crate::config::Role;
 use crate::error::Withheld;
 use crate::gateway::Gateway;
@@ -100,7 +99,7 @@ impl Api {
         let covers = asked.covers()?;
         let lasts = asked.lasts.as_deref().map(lasting).transpose();
         let lasts = lasts.map_err(|fault| Withheld::BadRequest(format!("`for` {fault}")))?;
-        let until = lasts.map(|span| Timestamp::now().after(span));
+        let until = lasts.map(|span| self.gateway.now().after(span));
         let freeze = Freeze { covers, until, reason: reason(&asked.reason).map_err(Withheld::BadRequest)?, by };
         let stopped = self.gateway.freeze(freeze).await.map_err(|_| Withheld::NotRecorded)?;
         Ok(json(&stopped))

@@ -2,6 +2,8 @@
 //! hold.
 
 use crate::cluster::Cluster;
+use crate::freezing::post;
+use crate::operators::{ALICE, operator};
 use crate::provider::Provider;
 use crate::running::{Gateway, TOKEN, caller, command, configuration};
 use crate::wire::delete;
@@ -156,7 +158,8 @@ fn a_clock_that_steps_between_intent_and_outcome_leaves_their_order_and_the_dead
 
 #[test]
 fn replicas_go_by_the_clock_of_their_database_whatever_their_own_ones_say() {
-    let cluster = Cluster::for_callers(&caller("cleaner", BUDGET, "budgets = [{ max = 4, per_s = 3600 }]"));
+    let callers = caller("cleaner", BUDGET, "budgets = [{ max = 4, per_s = 3600 }]");
+    let cluster = Cluster::for_callers(&(callers + &operator("alice", "operator", ALICE)));
     cluster.migrate();
     let (library, begun) = (faketime(), cluster.database.ask(NOW));
     let replica = |off: &str| {
@@ -179,6 +182,18 @@ fn replicas_go_by_the_clock_of_their_database_whatever_their_own_ones_say() {
         crate::running::eventually("it says that its clock is off", || readyz(at).contains("clock-differs"));
     }
     assert!(!readyz(0).contains("clock-differs"), "{}", readyz(0));
+    // An hour is one for all of them, whoever is told.
+    for at in [1, 2, 0] {
+        let wish = serde_json::json!({"covers": "all", "reason": "stop", "for": "1h"});
+        let stopped = post(&replicas[at], "freeze", ALICE, &wish);
+        assert_eq!(stopped.status, 200, "{stopped:?}");
+        let (status, code) = ask(at, "7");
+        assert_eq!((status, &*code), (403, "frozen"), "{at}");
+        let until = stopped.json()["until"].as_str().unwrap().to_owned();
+        let lasts =
+            cluster.database.ask(&format!("SELECT '{until}'::timestamptz - now() BETWEEN '59 min' AND '61 min'"));
+        assert_eq!(lasts, "t", "{at}: {until}");
+    }
     let ended = cluster.database.ask(NOW);
     for entry in replicas[0].entries() {
         let time = entry["time"].as_str().unwrap();

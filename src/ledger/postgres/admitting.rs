@@ -78,8 +78,8 @@ pub(super) fn marks(bytes: &[u8]) -> Vec<Mark> {
 }
 
 impl Admitting {
-    /// Decides about an intent at the time that its entry would have.
-    pub(super) fn decide(&self, asked: &Question, now: Timestamp) -> Decided {
+    /// Decides about an intent at the time that its entry would have; freezes end by `clock`.
+    pub(super) fn decide(&self, asked: &Question, now: Timestamp, clock: Timestamp) -> Decided {
         let before = asked.budgets.iter().map(|budget| {
             let counter = self.counters.get(&asked.counter(budget))?;
             let ordinal = counter.newest + 1 - i64::from(budget.max);
@@ -88,7 +88,7 @@ impl Admitting {
         let kept = asked.key.and_then(|key| self.keys.get(&key));
         let kept = kept.filter(|key| key.since_us > now.before(KEPT).as_micros());
         let known = Known {
-            freeze: self.freezes.covering(&asked.caller, &asked.session, now.min(Timestamp::now())),
+            freeze: self.freezes.covering(&asked.caller, &asked.session, clock),
             key: kept.map(|key| key.kept.clone()),
             in_flight: self.targets.contains(&asked.target),
             before: before.collect(),

@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub(super) base: u64,
     pub(super) entries: Vec<Vec<u8>>,
     pub(super) time: Timestamp,
+    /// By when freezes end and waiting begins: the log's time stands still for as long as a clock was ahead.
+    now: Timestamp,
     spelt: String,
     /// Intents that are not in flight any more.
     pub(super) landed: Vec<i64>,
@@ -69,6 +71,7 @@ impl Plan {
             base: known.length,
             entries: Vec::new(),
             time,
+            now: Timestamp::from_micros(known.now_us),
             spelt: time.to_string(),
             landed: Vec::new(),
             waits: Default::default(),
@@ -122,7 +125,7 @@ impl Plan {
             }
             Op::Freeze(freeze, _) => self.freeze(freeze.clone()),
             Op::Unfreeze(covers, body, _) => {
-                let any = self.admitting.freezes.has(covers, self.now());
+                let any = self.admitting.freezes.has(covers, self.now);
                 let freezes = self.admitting.freezes.without(covers);
                 if freezes != self.admitting.freezes {
                     self.append(body);
@@ -138,7 +141,7 @@ impl Plan {
 
     /// Decides about an intent, and adds it where it is admitted.
     fn intend(&mut self, asked: &Question, body: &Encoded) -> Owed {
-        match self.admitting.decide(asked, self.time) {
+        match self.admitting.decide(asked, self.time, self.now) {
             Decided::Admit => {}
             Decided::Decline(declined) => {
                 self.exhausted(asked, &declined);
@@ -160,7 +163,7 @@ impl Plan {
 
     /// Adds a freeze: from its entry on nothing that it covers is admitted.
     fn freeze(&mut self, freeze: Freeze) {
-        let freeze = self.admitting.freezes.outlasting(freeze, self.now());
+        let freeze = self.admitting.freezes.outlasting(freeze, self.now);
         match Encoded::new(&Body::Freeze(freeze.clone())) {
             Ok(body) => {
                 self.append(&body);
@@ -170,17 +173,12 @@ impl Plan {
         }
     }
 
-    /// By when freezes end and waiting begins: the log's time stands still for as long as a clock was ahead.
-    fn now(&self) -> Timestamp {
-        self.time.min(Timestamp::now())
-    }
-
     /// The outcome of the intent `seq`: it is not in flight any more, and its picture is looked at where nobody knows.
     pub(super) fn conclude(&mut self, seq: u64, concluding: &Concluding) {
         self.append(&concluding.body);
         self.landed.push(seq.cast_signed());
         if concluding.end == End::Unknown {
-            self.wait(self.now(), seq, 0);
+            self.wait(self.now, seq, 0);
         }
     }
 

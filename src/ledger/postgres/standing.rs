@@ -15,6 +15,7 @@ use crate::ledger::entry::{Body, Encoded, Outcome};
 use crate::ledger::glance::Glance;
 use crate::ledger::{Health, OpenError};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// About as long as an entry is.
@@ -242,8 +243,9 @@ impl Writer {
     }
 
     /// Entries go by the database's clock; rules, tokens and the log of this process by its own.
-    fn compare_clocks(&self, database: Timestamp) {
+    pub(super) fn compare_clocks(&self, database: Timestamp) {
         let off_us = Timestamp::now().as_micros().saturating_sub(database.as_micros());
+        self.seen.off_us.store(off_us, Ordering::Relaxed);
         let differs = off_us.unsigned_abs() >= CLOCKS_DIFFER_US;
         if self.seen.trouble("clock-differs", differs) {
             let off_s = off_us / 1_000_000;

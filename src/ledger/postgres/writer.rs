@@ -23,7 +23,7 @@ use crate::ledger::{Health, Unresolved};
 use crate::telemetry::Metrics;
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -40,6 +40,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Seen {
     /// This replica is the one that looks after the tree, the search data and the unknown outcomes.
     pub(super) keeps: AtomicBool,
+    /// How far this process's clock is ahead of the database's.
+    pub(super) off_us: AtomicI64,
     /// For readiness.
     pub(super) troubles: Mutex<BTreeSet<&'static str>>,
     /// What is frozen, as last seen.
