@@ -312,7 +312,13 @@ impl Writer {
                 self.not_taken(&fault);
                 Attempt::Later(ops)
             }
-            Fault::Lost(_) | Fault::Unfit(_) => {
+            // Over a new connection it may be fit, and may be so again and again.
+            Fault::Unfit(_) => {
+                self.not_taken(&fault);
+                self.lost(&fault);
+                Attempt::Again(ops)
+            }
+            Fault::Lost(_) => {
                 self.lost(&fault);
                 Attempt::Again(ops)
             }
