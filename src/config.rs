@@ -25,7 +25,7 @@ mod section;
 mod tests;
 mod upstream;
 
-pub use alone::load_ledger;
+pub use alone::{load_callers, load_ledger};
 pub use budget::{Budget, OnExhausted, Per};
 pub use callers::{Caller, Rate, Token};
 pub use expected::Expected;

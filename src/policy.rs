@@ -17,7 +17,7 @@ pub use explain::{Explanation, Looked};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::error::NotAllowed;
-use crate::id::{CallerName, Target};
+use crate::id::{CallerName, SessionId, Target};
 use ipnet::IpNet;
 use pattern::Patterns;
 use rule::{Effect, Rule};
@@ -76,6 +76,18 @@ impl Policy {
     #[must_use]
     pub fn hash(&self) -> &Arc<str> {
         &self.hash
+    }
+
+    /// Whether a caller has this name.
+    #[must_use]
+    pub fn knows(&self, caller: &CallerName) -> bool {
+        self.callers.contains_key(caller)
+    }
+
+    /// Whether an allow rule names a session, whoever calls, from where and when.
+    #[must_use]
+    pub fn allows_in(&self, session: &SessionId) -> bool {
+        self.callers.values().flat_map(|rules| &rules.allow).any(|rule| rule.names(session))
     }
 
     /// Decides. Returns the name of the rule that allows.

@@ -5,7 +5,7 @@ use super::place::Place;
 use super::{Exit, page};
 use crate::clock::{Timestamp, moment, since};
 use crate::config;
-use crate::gateway::brake::Stopped;
+use crate::gateway::brake::{Stopped, doubts};
 use crate::id::{CallerName, RequestId, SessionId};
 use crate::ledger::freeze::{Covers, Freeze, Freezes, lasting, reason};
 use crate::ledger::postgres::Acting;
@@ -117,6 +117,7 @@ pub(super) fn freeze(options: &Freezing) -> Exit {
                 return complain(Exit::Restart, NOT_RECORDED);
             }
             said.frozen(frozen.end_of(&said.covers));
+            said.doubt(options.place.policy().and_then(|policy| doubts(&policy, &said.covers)));
             said.end(&[])
         }
     }
@@ -131,7 +132,7 @@ fn freeze_for_all(section: &config::Ledger, options: &Freezing) -> Result<Exit, 
     let said = Saying { json: options.json, covers: covers.clone(), until };
     let freeze = Freeze { covers, until, reason: options.reason.clone(), by: alone::user() };
     ledger.freeze(freeze).map_err(fails)?;
-    said.frozen_for_all(&ledger)
+    said.frozen_for_all(&ledger, &options.place)
 }
 
 /// `unfreeze`: 0 when it was frozen and is not any more, 1 when it was not.
@@ -171,9 +172,9 @@ fn unfrozen_is(any: bool, covers: &Covers, json: bool) -> Exit {
     if json {
         page::line(serde_json::json!({"unfrozen": any}));
     } else if any {
-        page::line(format_args!("{covers} is not frozen any more"));
+        page::line(format_args!("the freeze of {covers} is taken back"));
     } else {
-        page::complain(format_args!("{covers} is not frozen; `status` lists what is"));
+        page::complain(format_args!("there is no freeze of {covers}; `status` lists what is frozen"));
     }
     if any { Exit::Done } else { Exit::No }
 }
@@ -208,14 +209,22 @@ impl Saying {
         }
         let end = until.map_or_else(|| "until somebody unfreezes it".to_owned(), |until| format!("until {until}"));
         let longer = if until == self.until { "" } else { ": an earlier freeze of it says so" };
-        page::line(format_args!("frozen: of {} nothing new is sent, {end}{longer}", self.covers));
+        page::line(format_args!("frozen: {}; nothing new of it is sent, {end}{longer}", self.covers));
+    }
+
+    /// It holds, and may still not be what was meant.
+    fn doubt(&self, warning: Option<String>) {
+        if let Some(warning) = warning {
+            page::complain(format_args!("warning: {warning}"));
+        }
     }
 
     /// It is frozen in the database that replicas share. Waits for the outcomes of what they recorded before: those of
     /// one that died come when its lease is over.
-    fn frozen_for_all(&self, ledger: &Acting) -> Result<Exit, Exit> {
+    fn frozen_for_all(&self, ledger: &Acting, place: &Place) -> Result<Exit, Exit> {
         let frozen = ledger.freezes().unwrap_or_else(|_| Freezes::default());
         self.frozen(frozen.end_of(&self.covers));
+        self.doubt(place.policy().and_then(|policy| doubts(&policy, &self.covers)));
         let unasked = |error: OpenError| complain(Exit::Restart, &format!("what is under way is not known: {error}"));
         let mut open = ledger.covered(&self.covers).map_err(unasked)?;
         let leases = ledger.replicas().map_err(unasked)?.iter().map(|replica| replica.lease_s).max();
@@ -231,6 +240,7 @@ impl Saying {
     /// Waits for the outcomes of what was recorded before the freeze.
     fn until_nothing_is_open(&self, folder: &Path, stopped: Stopped) -> Exit {
         self.frozen(stopped.until);
+        self.doubt(stopped.warning);
         let (began, patience, mut open) = (moment(), Duration::from_secs(stopped.within_s), stopped.open);
         while !open.is_empty() && since(began) < patience {
             std::thread::sleep(PAUSE);

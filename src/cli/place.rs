@@ -2,6 +2,7 @@
 
 use super::{Exit, page};
 use crate::config;
+use crate::policy::Policy;
 use std::path::{Path, PathBuf};
 
 /// One of two.
@@ -36,6 +37,11 @@ impl Place {
             }
             (None, None) => Err(Exit::Usage),
         }
+    }
+
+    /// The rules of the configuration, but for lists in other files. `None`: it has a fault, or is not named.
+    pub(super) fn policy(&self) -> Option<Policy> {
+        Some(Policy::new(&config::load_callers(self.config.as_deref()?)?))
     }
 
     /// The configuration, for a command line that is shown.

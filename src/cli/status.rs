@@ -105,7 +105,7 @@ fn frozen(freezes: &[Frozen]) {
         return;
     }
     let rows = freezes.iter().map(|Frozen { freeze, open }| {
-        let until = freeze.until.map_or_else(|| "unfrozen".to_owned(), |until| until.to_string());
+        let until = freeze.until.map_or_else(|| "somebody unfreezes it".to_owned(), |until| until.to_string());
         let open = open.as_ref().map_or_else(|| "not known".to_owned(), |open| open.len().to_string());
         vec![freeze.covers.to_string(), until, freeze.reason.clone(), freeze.by.clone(), open]
     });

@@ -3,8 +3,8 @@
 
 use super::budget::LONGEST;
 use super::file;
-use super::section::{Fault, Section};
-use super::{Config, FILE_AT_MOST, Ledger, merge_text, reading};
+use super::section::{Fault, Reading, Section};
+use super::{Caller, Config, FILE_AT_MOST, Ledger, merge_text, reading};
 use config::{Map, Value};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -33,14 +33,22 @@ fn load_beside(file: &Path, rest: impl FnOnce(&mut Section) -> Config) -> Result
     let (mut ledger, merged) = read.map_err(|faults| [elsewhere.clone(), faults].concat())?;
     if elsewhere.is_empty() {
         let read = calmly(file, || Ok(read_rest(file, merged, rest)));
-        let (budgets, faults) = read.unwrap_or_else(|faults| (LONGEST, faults));
-        (ledger.longest_budget, elsewhere) = (budgets, faults);
+        let read = read.map(|(config, faults)| (config.ledger.longest_budget, faults));
+        (ledger.longest_budget, elsewhere) = read.unwrap_or_else(|faults| (LONGEST, faults));
     }
     if !elsewhere.is_empty() {
         // Nobody knows which budgets there are: nothing goes that one of them could still count.
         ledger.longest_budget = LONGEST;
     }
     Ok((ledger, elsewhere))
+}
+
+/// The callers with those of their rules' parts that stand in the file itself; `None` where it has a fault.
+#[must_use]
+pub fn load_callers(file: &Path) -> Option<Vec<Caller>> {
+    let text = file::read_text(file, FILE_AT_MOST).ok()?;
+    let read = calmly(file, || Ok(read_rest(file, merge_text(file, text)?, super::read)));
+    read.ok().filter(|(_, faults)| faults.is_empty()).map(|(config, _)| config.callers)
 }
 
 /// A panic is a fault of the file.
@@ -58,18 +66,18 @@ fn own(file: &Path, merged: Map<String, Value>) -> Result<Ledger, Vec<Fault>> {
     if faults.is_empty() { Ok(ledger) } else { Err(faults) }
 }
 
-/// The longest window of a budget, and what is wrong elsewhere. Files that other sections name are left alone: a list may
+/// The whole, and what is wrong with it. Files that other sections name are left alone: a list may
 /// be long, and a disk may not answer.
 fn read_rest(
     file: &Path,
     merged: Map<String, Value>,
     rest: impl FnOnce(&mut Section) -> Config,
-) -> (std::time::Duration, Vec<Fault>) {
-    let reading = super::section::Reading { without_files: true, ..reading(file) };
+) -> (Config, Vec<Fault>) {
+    let reading = Reading { without_files: true, ..reading(file) };
     let mut root = Section::new(String::new(), merged, reading.clone());
     let config = rest(&mut root);
     root.finish();
-    (config.ledger.longest_budget, reading.faults.take())
+    (config, reading.faults.take())
 }
 
 /// The lines of `[ledger]` with defaults and environment, each in its place, so that faults name it.

@@ -7,6 +7,7 @@ use crate::failpoint::planted::{self, Fault};
 use crate::id::RequestId;
 use crate::ledger::freeze::{Covers, Freeze};
 use crate::ledger::{Health, NotRecorded};
+use crate::policy::Policy;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -24,6 +25,23 @@ pub struct Stopped {
     /// When it ends: an earlier one that lasts longer has made it longer. `None`: when somebody unfreezes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until: Option<Timestamp>,
+    /// It may be one of nobody, see [`doubts`].
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warning: Option<String>,
+}
+
+/// Why a freeze may not be the one that was meant: no rule has to do with what it covers. It holds all the same.
+#[must_use]
+pub fn doubts(policy: &Policy, covers: &Covers) -> Option<String> {
+    match covers {
+        Covers::Caller { caller } if !policy.knows(caller) => {
+            Some(format!("there is no caller `{caller}` in the configuration: is it spelt right?"))
+        }
+        Covers::Session { session } if !policy.allows_in(session) => {
+            Some(format!("no rule allows anything in session `{session}`: is it spelt right?"))
+        }
+        Covers::All | Covers::Caller { .. } | Covers::Session { .. } => None,
+    }
 }
 
 /// How this process stands.
@@ -73,13 +91,16 @@ impl Gateway {
     /// It is not recorded, or nobody knows whether it is.
     pub async fn freeze(&self, freeze: Freeze) -> Result<Stopped, NotRecorded> {
         let covers = freeze.covers.clone();
-        tracing::warn!(%covers, reason = freeze.reason, by = freeze.by, "deletions are frozen");
+        let (reason, by) = (freeze.reason.clone(), freeze.by.clone());
+        tracing::info!(%covers, reason, by, "a freeze is asked for");
         self.ledger.freeze(freeze).await?;
         let until = self.ledger.freezes().end_of(&covers);
+        tracing::warn!(%covers, reason, by, until = until.map(|until| until.to_string()), "deletions are frozen");
+        let warning = doubts(&self.live.load().policy, &covers);
         let open = self.ledger.covered(covers).await.ok_or(NotRecorded)?;
         #[cfg(test)]
         let open = if planted::is(Fault::FreezeDoesNotWait) { Vec::new() } else { open };
-        Ok(Stopped { open, within_s: (self.timeout + LAST_PATIENCE).as_secs(), until })
+        Ok(Stopped { open, within_s: (self.timeout + LAST_PATIENCE).as_secs(), until, warning })
     }
 
     /// Takes back the freeze that covers just this. `false`: there is none.
@@ -87,8 +108,11 @@ impl Gateway {
     /// # Errors
     /// It is not recorded, or nobody knows whether it is.
     pub async fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Result<bool, NotRecorded> {
-        tracing::warn!(%covers, reason, by, "a freeze is taken back");
-        self.ledger.unfreeze(covers, reason, by).await
+        let any = self.ledger.unfreeze(covers.clone(), reason.clone(), by.clone()).await?;
+        if any {
+            tracing::warn!(%covers, reason, by, "a freeze is taken back");
+        }
+        Ok(any)
     }
 
     /// The time by which freezes end.

@@ -4,7 +4,7 @@ use super::pattern::Patterns;
 use super::{Lists, Question};
 use crate::clock::Timestamp;
 use crate::config;
-use crate::id::{CallerName, GroupId};
+use crate::id::{CallerName, GroupId, SessionId};
 use ipnet::IpNet;
 use std::sync::Arc;
 
@@ -83,6 +83,10 @@ impl Rule {
             expires: rule.expires,
         };
         rules.iter().enumerate().map(&mut rule).collect()
+    }
+
+    pub(super) fn names(&self, session: &SessionId) -> bool {
+        self.sessions.matching(session.as_str()).is_some()
     }
 
     pub(super) fn covers(&self, question: &Question<'_>) -> bool {

@@ -6,6 +6,7 @@ use crate::provider::{Provider, Reply};
 use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::delete;
 use serde_json::{Value, json};
+use std::path::Path;
 use std::process::{Command, Output};
 
 #[test]
@@ -60,11 +61,60 @@ fn a_shorter_freeze_does_not_end_a_longer_one_and_one_that_is_over_is_listed_now
     assert_eq!((entries.len(), entries[1].get("until")), (2, None));
     assert!(run(&["unfreeze", "--all", "--reason", "over"]).status.success());
     let output = said(&run(&["freeze", "--all", "--for", "1s", "--reason", "a deployment"]));
-    assert!(output.contains("nothing new is sent, until 20") && !output.contains("earlier"), "{output}");
+    assert!(output.contains("is sent, until 20") && !output.contains("earlier"), "{output}");
     let status = || String::from_utf8(run(&["status", "--json"]).stdout).unwrap();
     eventually("it is over", || delete(gateway.listen, TARGET, TOKEN).status == 200);
     assert!(status().contains("\"freezes\":[]"), "{}", status());
     assert_eq!(run(&["unfreeze", "--all", "--reason", "over"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_freeze_of_what_no_rule_knows_holds_and_says_that_it_may_be_misspelt() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&staffed(&provider));
+    let config = gateway.config();
+    let doubts = |config: &Path, which: &[&str], expected: bool| {
+        let output = command(&[&["freeze", "--reason", "x"], which].concat(), config);
+        let (code, said) = (output.status.code(), said(&output));
+        assert_eq!((code, said.contains("is it spelt right?")), (Some(0), expected), "{which:?} {said}");
+    };
+    let text = std::fs::read_to_string(&config).unwrap();
+    for (which, expected) in [("moderatoin", true), ("moderation", false)] {
+        doubts(&config, &["--caller", which], expected);
+        let body = json!({"covers": "caller", "caller": which, "reason": "x"});
+        assert_eq!(post(&gateway, "freeze", ALICE, &body).json().get("warning").is_some(), expected, "{which}");
+    }
+    doubts(&config, &["--session", "ses1"], true);
+    doubts(&config, &["--session", "sess1"], false);
+    doubts(&config, &["--all"], false);
+    // The process knows its callers, whatever has become of the file.
+    std::fs::write(&config, &text[..text.len() - 5]).unwrap();
+    doubts(&config, &["--caller", "moderatoin"], true);
+    doubts(&config, &["--caller", "moderation"], false);
+    gateway.stop();
+    doubts(&config, &["--caller", "moderatoin"], false);
+    std::fs::write(&config, &text).unwrap();
+    doubts(&config, &["--caller", "moderatoin"], true);
+    doubts(&config, &["--caller", "moderation"], false);
+    assert_eq!(gateway.of_kind("freeze").iter().filter(|entry| entry["caller"] == "moderatoin").count(), 5);
+}
+
+#[test]
+fn what_is_said_of_a_freeze_does_not_read_like_its_contrary() {
+    let provider = Provider::start();
+    let gateway = Gateway::with(&two(&provider));
+    let run = |words: &[&str]| said(&command(words, &gateway.config()));
+    let none = run(&["unfreeze", "--all", "--reason", "over"]);
+    assert!(none.contains("there is no freeze of everything"), "{none}");
+    run(&["freeze", "--all", "--reason", "an incident"]);
+    let status = run(&["status"]);
+    assert!(status.contains("somebody unfreezes") && !status.contains("unfrozen"), "{status}");
+    run(&["freeze", "--session", "sess1", "--for", "2h", "--reason", "a drill"]);
+    eventually("the log says both", || gateway.log().matches("deletions are frozen").count() == 2);
+    assert!(!gateway.log().contains("taken back"), "there was nothing to take back: {}", gateway.log());
+    assert!(gateway.log().lines().any(|line| line.contains("a drill") && line.contains("\"until\":\"2")));
+    run(&["unfreeze", "--all", "--reason", "over"]);
+    eventually("it says that, too", || gateway.log().contains("a freeze is taken back"));
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn on_a_full_disk_the_brake_takes_as_soon_as_what_is_under_way_has_its_outcome()
     let freeze = ["freeze", "--all", "--reason", "an incident"];
     let late = std::thread::scope(|scope| {
         let freezing = scope.spawn(|| said(&command(&freeze, &gateway.config())));
-        eventually("it is asked for", || gateway.log().contains("deletions are frozen"));
+        eventually("it is asked for", || gateway.log().contains("a freeze is asked for"));
         let status = said(&command(&["status", "--json"], &gateway.config())).1;
         assert!(status.contains("\"freezes\":[]"), "it waits: {status}");
         let late = held.release();
