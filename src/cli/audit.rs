@@ -79,6 +79,15 @@ pub(super) fn when(text: &str) -> Result<Timestamp, String> {
         .ok_or_else(|| "is neither a span (2h, 7d) nor a date nor a time (2026-11-24T08:00:00Z)".to_owned())
 }
 
+/// Whether nothing can be between two times, which is said then.
+fn is_empty(since: Option<Timestamp>, until: Option<Timestamp>) -> bool {
+    let (Some(since), Some(until)) = (since, until) else { return false };
+    if since >= until {
+        page::complain(format_args!("--since {since} is not before --until {until}: nothing is between them"));
+    }
+    since >= until
+}
+
 /// A verification key: the line itself, or a file with it.
 fn key_of(text: &str) -> Result<VerifyingKey, String> {
     let fault = match VerifyingKey::parse(text) {
@@ -110,7 +119,14 @@ fn of_log(ledger: config::Ledger, number: Option<u32>) -> Result<config::Ledger,
             page::complain("--log is for a ledger in a folder; name another database in ledger.url_file");
             Err(Exit::Usage)
         }
-        Some(number) => Ok(config::Ledger { path: ledger.path.join(number.to_string()), ..ledger }),
+        Some(number) => {
+            let path = ledger.path.join(number.to_string());
+            if !path.is_dir() {
+                page::complain(format_args!("there is no older log {number}: no folder {}", path.display()));
+                return Err(Exit::Unavailable);
+            }
+            Ok(config::Ledger { path, ..ledger })
+        }
     }
 }
 

@@ -143,7 +143,7 @@ fn tail_is_a_table_on_a_terminal_and_json_in_a_pipe() {
     };
     let table = on_a_terminal("");
     let lines: Vec<&str> = table.lines().collect();
-    assert!(lines[0].split_whitespace().eq(["seq", "time", "kind", "caller", "what"]), "{table}");
+    assert!(lines[0].split_whitespace().eq(["seq", "time", "(UTC)", "kind", "caller", "what"]), "{table}");
     assert!(lines.iter().any(|line| line.contains("intent") && line.contains("moderation") && line.contains("2@g.us")));
     assert!(lines.iter().any(|line| line.contains("outcome") && line.contains("refused 404")), "{table}");
     assert!(!table.contains('{') && !table.contains("\u{1b}"), "{table}");
@@ -164,4 +164,42 @@ fn show_shows_an_entry_that_belongs_to_no_request_and_search_takes_an_id_in_capi
     for id in [id.to_uppercase(), id] {
         assert_eq!(rows(&gateway, &["--request-id", &id]).len(), 1, "{id}");
     }
+}
+
+#[test]
+fn a_filter_that_can_fit_nothing_is_a_fault_of_usage_and_not_an_answer() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    history(&gateway, &provider);
+    for wrong in [
+        &["--group", "120363000000000001%40g.us"][..],
+        &["--group", "1*"],
+        &["--session", "sess1/"],
+        &["--caller", "mode ration"],
+        &["--request-id", "01a21379"],
+        &["--limit", "0"],
+        &["--since", "1h", "--until", "2h"],
+        &["--since", "2026-01-02", "--until", "2026-01-02"],
+    ] {
+        let output = command(&[&["audit", "search"], wrong].concat(), &gateway.config());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(64), 0), "{wrong:?} {said}");
+    }
+    let stats = ["audit", "stats", "--since", "1d", "--until", "2d"];
+    assert_eq!(ask(&gateway, &stats).0, Some(64));
+    assert_eq!(ask(&gateway, &["audit", "export", "--json", "--format", "csv"]).0, Some(64));
+    assert_eq!(ask(&gateway, &["audit", "search", "--caller", "nobody"]), (Some(0), "nothing found\n".into()));
+    let output = command(&["audit", "search", "--log", "7"], &gateway.config());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(69) && !said.contains("serve"), "{said}");
+}
+
+#[test]
+fn a_table_says_in_which_zone_its_times_are() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    history(&gateway, &provider);
+    let (_, table) = ask(&gateway, &["audit", "search"]);
+    let head = table.lines().nth(1).unwrap_or_default();
+    assert!(head.contains("time (UTC)"), "{table}");
 }

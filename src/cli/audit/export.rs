@@ -63,6 +63,10 @@ pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Res
     if let Some(pruned) = ledger.pruned()?.filter(|pruned| options.from < pruned.first) {
         page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
     }
+    if options.common.json && options.format == Format::Csv {
+        page::complain("--json and --format csv contradict each other");
+        return Ok(Exit::Usage);
+    }
     let length = ledger.length()?;
     if options.from > length {
         page::complain(format_args!(

@@ -1,9 +1,9 @@
 //! `audit search`: requests, newest first, a page at a time.
 
-use super::{Common, mention_pruned, when};
+use super::{Common, is_empty, mention_pruned, when};
 use crate::cli::{Exit, page};
 use crate::clock::Timestamp;
-use crate::id::RequestId;
+use crate::id::{CallerName, GroupId, RequestId, SessionId};
 use crate::ledger::search::{Query, Row};
 use crate::ledger::{OpenError, Reader};
 
@@ -15,16 +15,16 @@ pub(in crate::cli) struct Options {
     #[command(flatten)]
     pub(super) common: Common,
     /// Only those of this caller
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = caller)]
     caller: Option<String>,
     /// Only those for this provider session
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = session)]
     session: Option<String>,
     /// Only those for this group, with or without @g.us
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = group)]
     group: Option<String>,
     /// Only the one with this X-Request-Id
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = request_id)]
     request_id: Option<String>,
     /// Only those that ended so
     #[arg(long, value_parser = ["deleted", "refused", "not-sent", "unknown", "open", "refused-here", "dry-run"])]
@@ -45,12 +45,34 @@ pub(in crate::cli) struct Options {
     #[arg(long, value_name = "SEQ")]
     before: Option<u64>,
     /// How many at the most
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
 }
 
+/// What can be no id fits no entry: to find nothing by it would say nothing of the ledger.
+fn caller(text: &str) -> Result<String, String> {
+    CallerName::parse(text).map(|_| text.to_owned()).map_err(|fault| format!("a caller's name {fault}"))
+}
+
+fn session(text: &str) -> Result<String, String> {
+    SessionId::parse(text).map(|_| text.to_owned()).map_err(|fault| format!("a session's id {fault}"))
+}
+
+fn group(text: &str) -> Result<String, String> {
+    GroupId::parse(text).map(|_| text.to_owned()).map_err(|fault| format!("a group's id {fault}"))
+}
+
+/// As entries have it.
+fn request_id(text: &str) -> Result<String, String> {
+    RequestId::parse(text).map(|id| id.to_string()).ok_or_else(|| "is no X-Request-Id of an answer".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "is not a whole number from 1 on".to_owned())
+}
+
 /// The columns of a table of requests.
-const COLUMNS: [&str; 8] = ["seq", "time", "caller", "session", "group", "outcome", "why", "request id"];
+const COLUMNS: [&str; 8] = ["seq", "time (UTC)", "caller", "session", "group", "outcome", "why", "request id"];
 
 /// A terminal that is narrower than this has no room for request ids.
 const WIDE: u16 = 150;
@@ -94,17 +116,15 @@ fn cells(row: Row) -> Vec<String> {
     ]
 }
 
-/// A request id as entries have it.
-fn spelt(id: &str) -> String {
-    RequestId::parse(id).map_or_else(|| id.to_owned(), |id| id.to_string())
-}
-
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
+    if is_empty(options.since, options.until) {
+        return Ok(Exit::Usage);
+    }
     let found = ledger.search(&Query {
         caller: options.caller.clone(),
         session: options.session.clone(),
         group: options.group.clone(),
-        request_id: options.request_id.as_deref().map(spelt),
+        request_id: options.request_id.clone(),
         outcome: options.outcome.clone(),
         decision: options.decision.clone(),
         open: options.open,

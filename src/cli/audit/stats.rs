@@ -1,6 +1,6 @@
 //! `audit stats`: how many requests ended how, per day and caller.
 
-use super::{Common, mention_pruned, when};
+use super::{Common, is_empty, mention_pruned, when};
 use crate::cli::{Exit, page};
 use crate::clock::Timestamp;
 use crate::ledger::stats::{Span, Tally};
@@ -36,6 +36,9 @@ fn name(tally: &Tally) -> String {
 }
 
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
+    if is_empty(options.since, options.until) {
+        return Ok(Exit::Usage);
+    }
     // Of the day in which it begins all is counted.
     mention_pruned(ledger, options.since.map(|since| since.before(DAY)))?;
     let tallies = ledger.stats(Span { since: options.since, until: options.until })?;

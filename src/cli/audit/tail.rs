@@ -27,7 +27,7 @@ fn row([seq, time, kind, caller, what]: [&str; 5]) -> String {
 pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenError> {
     let as_table = page::is_watched() && !options.common.json;
     if as_table {
-        page::bytes(row(["seq", "time", "kind", "caller", "what"]).as_bytes());
+        page::bytes(row(["seq", "time (UTC)", "kind", "caller", "what"]).as_bytes());
     }
     let mut next = Some(ledger.length()?.saturating_sub(options.lines));
     while let Some(from) = next {
