@@ -308,35 +308,52 @@ impl Upstream {
         let result = tokio::time::timeout_at(deadline.into(), exchange).await;
         let result = result.unwrap_or(Err(Failed::OutcomeUnknown("the provider did not answer in time")));
         match &result {
-            Err(Failed::UpstreamUnreachable) => self.unreachable.store(true, Ordering::Relaxed),
+            Err(Failed::UpstreamUnreachable) => {
+                if !self.unreachable.swap(true, Ordering::Relaxed) {
+                    tracing::error!("the provider cannot be reached: nothing is deleted");
+                }
+            }
             Err(Failed::TooLateToSend | Failed::Frozen(_)) => {}
             Ok(_) => {
-                if self.is_current(&key) {
+                if self.key_refused.load(Ordering::Relaxed) && self.is_current(&key) {
                     self.key_refused.store(false, Ordering::Relaxed);
+                    tracing::info!("the provider accepts the gateway's key again");
                 }
-                self.unreachable.store(false, Ordering::Relaxed);
+                self.is_reached();
             }
-            Err(_) => self.unreachable.store(false, Ordering::Relaxed),
+            Err(_) => self.is_reached(),
         }
         result
+    }
+
+    fn is_reached(&self) {
+        if self.unreachable.swap(false, Ordering::Relaxed) {
+            tracing::info!("the provider can be reached again");
+        }
     }
 
     /// What the head of an answer says holds for those that come after, whatever becomes of its body.
     fn heed(&self, response: &Response, key: &Key) {
         let status = response.status();
         let redirects = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
-        self.redirects.store(redirects, Ordering::Relaxed);
-        if redirects {
-            tracing::warn!(
-                "the provider redirects ({}), which is not followed: is upstream.url right?",
-                status.as_u16()
-            );
+        if redirects && !self.redirects.swap(redirects, Ordering::Relaxed) {
+            let status = status.as_u16();
+            tracing::warn!(status, "the provider redirects, which is not followed: is upstream.url right?");
         }
+        self.redirects.store(redirects, Ordering::Relaxed);
         match status {
             StatusCode::TOO_MANY_REQUESTS => {
-                self.backoff.begin(moment(), answer::wait_s(response.headers()).unwrap_or(UNSAID_S));
+                let wait_s = answer::wait_s(response.headers()).unwrap_or(UNSAID_S);
+                if self.held_back().is_none() {
+                    tracing::warn!(wait_s, "the provider asks to be left alone: nothing is sent meanwhile");
+                }
+                self.backoff.begin(moment(), wait_s);
             }
-            StatusCode::UNAUTHORIZED if self.is_current(key) => self.key_refused.store(true, Ordering::Relaxed),
+            StatusCode::UNAUTHORIZED if self.is_current(key) => {
+                if !self.key_refused.swap(true, Ordering::Relaxed) {
+                    tracing::error!("the provider refuses the gateway's key: it has to be replaced");
+                }
+            }
             _ => {}
         }
     }

@@ -206,7 +206,7 @@ async fn serve(
     let reload = watched.start((file.to_owned(), effective), shared, [callers_tls, ops_tls])?;
     reach(&gateway.store, &ports, &stop_ops).await;
     page::json(&Ready { ready: true, listen, ops });
-    tracing::info!(%listen, %ops, "ready");
+    tracing::info!(%listen, %ops, version = env!("CARGO_PKG_VERSION"), policy = &*gateway.policy(), "ready");
 
     let exit = signals.until_told(&gateway, &reload).await;
     failpoint::hit("stop");

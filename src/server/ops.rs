@@ -89,7 +89,7 @@ async fn readyz(State(Operations { gateway, .. }): State<Operations>) -> Respons
     };
     let reasons = [red, degraded].concat();
     let body = serde_json::json!({"status": status, "reasons": reasons, "policy": &*gateway.policy()});
-    (code, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+    (code, [(header::CONTENT_TYPE, "application/json")], format!("{body}\n")).into_response()
 }
 
 async fn metrics(State(Operations { registry, .. }): State<Operations>) -> Response {

@@ -190,6 +190,33 @@ fn a_refused_key_degrades_readiness_until_it_is_accepted() {
 }
 
 #[test]
+fn the_log_says_once_what_is_wrong_with_the_provider_and_once_that_it_is_over() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let lines = |words: &str| {
+        let log = gateway.log();
+        let found =
+            log.lines().filter(|line| line.contains(words) && !line.contains("\"INFO\",\"message\":\"request\""));
+        found.map(|line| line.split("\"level\":\"").nth(1).unwrap()[..5].to_owned()).collect::<Vec<_>>()
+    };
+    for reply in [Reply::Json(401, "{}"), Reply::Json(401, "{}"), Reply::Json(200, "{\"success\": true}")] {
+        provider.next(reply);
+        delete(gateway.listen, TARGET, TOKEN);
+    }
+    eventually("both are said", || lines("the provider accepts the gateway's key again") == ["INFO\""]);
+    assert_eq!(lines("the provider refuses the gateway's key"), ["ERROR"]);
+    provider.next(raw("HTTP/1.1 429 X\r\nretry-after: 1\r\ncontent-length: 2\r\n\r\n{}"));
+    delete(gateway.listen, TARGET, TOKEN);
+    delete(gateway.listen, TARGET, TOKEN);
+    eventually("that too", || lines("the provider asks to be left alone") == ["WARN\""]);
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gateway = Gateway::start(&format!("http://{gone}"));
+    delete(gateway.listen, TARGET, TOKEN);
+    delete(gateway.listen, TARGET, TOKEN);
+    eventually("and this", || gateway.log().matches("the provider cannot be reached").count() == 1);
+}
+
+#[test]
 fn a_key_that_was_taken_away_stops_everything_until_it_is_back() {
     let provider = Provider::start();
     let gateway = Gateway::start(&provider.url());
@@ -333,6 +360,7 @@ fn the_ports_know_nothing_of_each_other() {
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(get(gateway.ops, path).status, 200, "{path}");
         assert_eq!(get(gateway.listen, path).status, 404, "{path}");
+        assert!(get(gateway.ops, path).body.trim_end_matches("# EOF").ends_with('\n'), "whole lines: {path}");
     }
     assert_eq!(delete(gateway.ops, TARGET, TOKEN).status, 404);
     let metrics = get(gateway.ops, "/metrics").body;
