@@ -4,8 +4,8 @@
 //! picture until it is deleted, per session; a deleted one is 404 until it is set again. `X` and `X@g.us` are
 //! one group. Only DELETE can be made to misbehave, so that GET always tells what really became of a picture.
 //!
-//! It misbehaves where the group id says so (`answer-500`, `answer-500-anything@g.us`), or where the control
-//! route was told so, which goes before. A DELETE without the key is 401 and uses no order up. The control
+//! It misbehaves where the group id says so (`answer-500`, `answer-500-anything@g.us`; one that begins so and means
+//! nothing, such as `answer-501`, is 400), or where the control route was told so, which goes before. A DELETE without the key is 401 and uses no order up. The control
 //! routes need no key:
 //! - `POST /_sandbox/next` with `{"behave": "answer-500", "times": 2}`: the next two DELETEs. Orders wait in a
 //!   row. `hang-up-before-reading` means the next connections instead, and ends those that are idle.
@@ -74,10 +74,10 @@ pub struct Sandbox {
     tell: Box<dyn Fn(&Seen) + Send + Sync>,
 }
 
-/// All words by which the sandbox can be told to misbehave, for a help text.
+/// The words by which a group id tells the sandbox to misbehave, for a help text.
 #[must_use]
 pub fn words() -> String {
-    behaviour::names().collect::<Vec<_>>().join(", ")
+    behaviour::of_groups().collect::<Vec<_>>().join(", ")
 }
 
 struct State {

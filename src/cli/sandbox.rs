@@ -12,7 +12,7 @@ pub(super) struct Options {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090", value_parser = loopback)]
     listen: SocketAddr,
     /// The key that it accepts: a made-up one, since nothing here is real
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     api_key: String,
 }
 
@@ -39,6 +39,7 @@ pub(super) fn run(options: Options) -> Exit {
             Ok((listener, address)) => {
                 page::line(serde_json::json!({"ready": true, "listen": address.to_string(), "sandbox": true, "note": "nothing real happens here"}));
                 page::complain(format_args!("A group id that begins with one of these is answered so: {}", words()));
+                page::complain("POST /_sandbox/next with {\"behave\": \"hang-up-lost\", \"times\": 2} says it of the next requests.");
                 let sandbox = Sandbox::new(Secret::new(options.api_key), |seen| {
                     page::line(serde_json::to_string(seen).unwrap_or_default());
                 });

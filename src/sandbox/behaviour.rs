@@ -52,9 +52,18 @@ const SLOW: &str = "slow-";
 const SLOW_SHOWN: &str = "slow-<ms>";
 const SLOWEST_MS: u64 = 60_000;
 
+/// What no group's id begins with, unless it means a behaviour.
+const BEGINNINGS: [&str; 4] = ["answer", "slow", "cut", "hang"];
+
 /// The names of all behaviours, `slow-<ms>` last.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     NAMED.iter().map(|(name, _)| *name).chain([SLOW_SHOWN])
+}
+
+/// The names of those that a group id can ask for.
+pub(super) fn of_groups() -> impl Iterator<Item = &'static str> {
+    let asked = NAMED.iter().filter(|(_, behaviour)| *behaviour != Behaviour::HangUpBeforeReading);
+    asked.map(|(name, _)| *name).chain([SLOW_SHOWN])
 }
 
 impl Behaviour {
@@ -74,6 +83,13 @@ impl Behaviour {
     pub(super) fn of_group(bare: &str) -> Option<Self> {
         let ends = bare.match_indices('-').map(|(at, _)| at).chain([bare.len()]);
         ends.filter_map(|end| bare.get(..end).and_then(Self::named)).find(|asked| *asked != Self::HangUpBeforeReading)
+    }
+
+    /// Whether a group id without its `@g.us` means a behaviour that there is not: who wrote it waits for something else
+    /// than a deletion.
+    pub(super) fn is_misspelt(bare: &str) -> bool {
+        let begins = |word: &&str| bare.strip_prefix(*word).is_some_and(|rest| rest.starts_with('-'));
+        BEGINNINGS.iter().any(begins) && Self::of_group(bare).is_none()
     }
 
     /// Whether a picture that was there is gone after it.
@@ -130,6 +146,20 @@ mod tests {
     fn no_group_can_end_a_connection_before_it_was_read() {
         assert_eq!(Behaviour::of_group("hang-up-before-reading"), None);
         assert_eq!(Behaviour::named("hang-up-before-reading"), Some(Behaviour::HangUpBeforeReading));
+    }
+
+    #[test]
+    fn what_begins_like_a_switch_and_is_none_is_told_from_a_group() {
+        let asked = Behaviour::is_misspelt;
+        for wrong in ["answer-418", "answer-4040", "slow-", "slow-1s", "hang-up", "hang-up-before-reading", "cut-off"] {
+            assert!(asked(wrong), "{wrong}");
+        }
+        let groups =
+            ["120363000000000001", "1234567890-12345678", "yourGroupId", "an-answer-404", "slowly", "answers-1"];
+        for right in groups.into_iter().chain(["answer-404-a-b", "slow-20", "hang-up-lost", "cut-body-7"]) {
+            assert!(!asked(right), "{right}");
+        }
+        assert!(of_groups().all(|name| !asked(&name.replace("<ms>", "7"))));
     }
 
     #[test]

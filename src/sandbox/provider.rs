@@ -1,6 +1,6 @@
 //! The provider's three routes for the picture of a group, imitated in memory.
 
-use super::behaviour::Behaviour;
+use super::behaviour::{Behaviour, of_groups};
 use super::pictures::Pictures;
 use super::plan::Plan;
 use super::reply::{self, Body, HangUp};
@@ -106,6 +106,11 @@ impl Provider {
 
     fn deletion(&mut self, target: &Target) -> Treatment {
         let behaviour = self.plan.next_deletion().or_else(|| Behaviour::of_group(target.group.bare()));
+        if behaviour.is_none() && Behaviour::is_misspelt(target.group.bare()) {
+            let names = of_groups().collect::<Vec<_>>().join(", ");
+            let message = format!("no group of the sandbox is called so; it can be told to: {names}");
+            return Treatment::refused(StatusCode::BAD_REQUEST, &message);
+        }
         let was_there = if behaviour.is_none_or(Behaviour::takes_down) {
             self.pictures.take_down(target)
         } else {

@@ -1,6 +1,6 @@
 //! The sandbox over real sockets: each behaviour, what becomes of the picture, and what is told about it.
 
-use super::{Sandbox, Seen, words};
+use super::{Sandbox, Seen};
 use crate::secret::Secret;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -285,7 +285,7 @@ async fn an_unknown_order_is_answered_with_the_names_of_all() {
     let stand = Stand::start().await;
     let got = stand.order(&json!({"behave": "answer-418"})).await;
     assert_eq!((got.status, got.json()["success"].clone()), (400, json!(false)));
-    assert_eq!(got.json()["behaviours"], json!(words().split(", ").collect::<Vec<_>>()));
+    assert_eq!(got.json()["behaviours"], json!(super::behaviour::names().collect::<Vec<_>>()));
     assert_eq!(stand.delete("g1").await.status, 200);
     assert_eq!(stand.send("GET", "/_sandbox/next", "", "").await.status, 405);
     assert_eq!(stand.send("POST", "/_sandbox/next", "", &"x".repeat(65 * 1024)).await.status, 413);

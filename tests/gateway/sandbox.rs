@@ -118,6 +118,19 @@ fn the_next_requests_can_be_told_what_to_get_and_connections_to_end_unread() {
 }
 
 #[test]
+fn a_group_that_is_a_misspelt_switch_is_refused_with_those_that_there_are() {
+    let sandbox = Sandbox::start();
+    for group in ["answer-418@g.us", "slow-1s", "hang-up-before-reading"] {
+        let answer = sandbox.ask("DELETE", &format!("/sess1/groups/{group}/picture"), KEY, "");
+        assert!(answer.status == 400 && answer.body.contains("hang-up-lost"), "{group} {answer:?}");
+        assert_eq!(sandbox.picture(group), 200, "{group}");
+    }
+    let mut nobody = Command::new("timeout");
+    let nobody = nobody.args(["5", BINARY, "sandbox", "--listen", "127.0.0.1:0", "--api-key", ""]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(64), "an empty key would let nobody in");
+}
+
+#[test]
 fn it_has_the_picture_routes_behind_its_key() {
     let sandbox = Sandbox::start();
     let path = "/sess1/groups/1@g.us/picture";
