@@ -88,7 +88,9 @@ impl Section {
     /// A list is empty, which is a fault unless what was in it had faults of its own.
     pub(super) fn empty(&self, name: &str, what: impl Into<String>) {
         let key = self.key(name);
-        if self.reading.faults.borrow().iter().all(|fault| !fault.key.starts_with(&key)) {
+        let is_of_it =
+            |fault: &Fault| fault.key.strip_prefix(&key).is_some_and(|rest| rest.is_empty() || rest.starts_with('['));
+        if !self.reading.faults.borrow().iter().any(is_of_it) {
             self.fault(name, None, what);
         }
     }

@@ -114,6 +114,22 @@ fn a_rule_that_covers_nothing_is_a_fault() {
 }
 
 #[test]
+fn a_pattern_or_a_list_that_is_faulty_is_not_told_as_one_that_is_missing_too() {
+    for lines in [
+        "sessions = [\"*\"]\ngroups = [\"a b\"]",
+        "sessions = [\"s 1\"]\ngroups = [\"1\"]",
+        "sessions = [\"*\"]\ngroups = \"1\"",
+        "sessions = [\"*\"]\ngroups_file = \"gone\"",
+        "sessions = [\"*\"]\ngroups_file = \"bad\"",
+        "sessions = [\"*\"]\ngroups = [\"1\"]\nfrom = [\"x\"]",
+    ] {
+        let rule = caller(&format!("[[callers.allow]]\n{lines}"));
+        let found = loaded(&rule, &[("bad", "a/b\n")]).map(|_| ()).unwrap_err();
+        assert!(found.len() == 1 && !found[0].what.contains("is empty"), "{lines}: {found:?}");
+    }
+}
+
+#[test]
 fn a_list_of_groups_is_read_once_and_its_faults_are_told_by_line_and_bounded() {
     let rules = "[[callers.allow]]\nsessions = [\"*\"]\ngroups_file = \"list\"\n".repeat(3);
     let list = "\u{feff}2@g.us # a comment\r\n\r\n1\r\n2@g.us\r\n";
