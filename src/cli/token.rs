@@ -1,4 +1,4 @@
-//! `token new`: a token for a caller.
+//! `token new`: a token for a caller or an operator.
 
 use super::{Exit, page};
 use crate::identity;
@@ -15,7 +15,7 @@ pub(super) fn run(command: &Command) -> Exit {
             Ok((token, hash)) => {
                 if page::line(format_args!("token   {token}")) && page::line(format_args!("sha256  {hash}")) {
                     page::complain(
-                        "Give the token to the caller; it is shown this once. Put the hash into callers.tokens.",
+                        "Give the token to the caller; it is shown this once. Put the hash into callers.tokens (an operator's: ops.operators.token_sha256).",
                     );
                 }
                 Exit::Done
