@@ -43,8 +43,16 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
+const EXITS: &str = "Exit codes:
+  0   done
+  1   the answer is no
+  64  the command line or the configuration is wrong
+  69  a store, an address or a process is not available, or stdout cannot be written
+  74  the ledger is broken
+  75  try again, or restart me; of freeze: something that it covers is still under way";
+
 #[derive(Parser)]
-#[command(name = "wasend-gateway", version = version(), about = "A guard in front of one irreversible API call: deleting WhatsApp group pictures")]
+#[command(name = "wasend-gateway", version = version(), about = "A guard in front of one irreversible API call: deleting WhatsApp group pictures", after_help = EXITS)]
 struct Line {
     #[command(subcommand)]
     command: Command,
@@ -56,7 +64,7 @@ enum Command {
     Serve(File),
     /// Check a configuration and print its effective values, without secrets
     CheckConfig(File),
-    /// Make a token for a caller: printed once, with the hash for the configuration
+    /// Make a token for a caller or an operator: printed once, with the hash for the configuration
     Token {
         #[command(subcommand)]
         command: token::Command,

@@ -1,4 +1,9 @@
 //! A guard in front of one irreversible API call.
+//!
+//! A request comes in by [`server`], which reads its bytes strictly ([`head`]), and goes down the path of [`gateway`]: who
+//! calls ([`identity`]), may they ([`policy`]), how fast ([`rate`]); then the intent is durable in the [`ledger`], and only
+//! then does [`upstream`] send it, once; the outcome is durable before the caller hears it ([`problem`]). What operators do
+//! is a command ([`cli`]). ARCHITECTURE.md has the rest.
 #![forbid(unsafe_code)]
 pub mod cli;
 pub mod clock;

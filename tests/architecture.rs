@@ -226,6 +226,24 @@ fn tests_that_a_page_names_are_there() {
 }
 
 #[test]
+fn every_promise_is_also_one_whose_breach_is_a_weakness() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_default();
+    let (readme, security) = (read("README.md"), read("SECURITY.md"));
+    let promises: Vec<&str> = readme
+        .lines()
+        .filter_map(|line| line.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix(". **")?.split_once("**"))
+        .map(|(name, _)| name)
+        .collect();
+    let missing = promises.iter().filter(|name| !security.contains(&format!("**{name}**")));
+    let mut findings: Vec<_> =
+        missing.map(|name| Finding::new("SECURITY.md", 1, format!("the promise `{name}` is not there"))).collect();
+    if promises.len() != 8 {
+        findings.push(Finding::new("README.md", 1, format!("{} promises, not 8", promises.len())));
+    }
+    hold(&findings, "whoever reports a weakness reads SECURITY.md: it has to name every promise of the README");
+}
+
+#[test]
 fn failpoints_are_not_in_a_release_build() {
     let read = |name: &str| fs::read_to_string(root().join(name)).unwrap_or_default();
     let (module, cargo) = (read("src/failpoint.rs"), read("Cargo.toml"));

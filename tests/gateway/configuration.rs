@@ -260,3 +260,14 @@ fn an_unknown_key_of_the_environment_is_said_to_be_of_the_environment() {
     assert_eq!(status, Some(64), "{said}");
     assert!(said.contains("no (the environment)") && said.contains("surprise (the environment)"), "{said}");
 }
+
+#[test]
+fn the_help_says_what_each_exit_code_means_and_so_does_the_readme() {
+    let help = std::process::Command::new(crate::running::BINARY).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    for code in ["0", "1", "64", "69", "74", "75"] {
+        assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))), "{code}: {help}");
+        assert!(readme.contains(&format!("\n| {code} | ")), "{code}");
+    }
+}
