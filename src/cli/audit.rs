@@ -26,6 +26,7 @@ use crate::ledger::verify::Kept;
 use crate::ledger::{OpenError, Reader};
 pub(super) use search::table;
 use std::path::Path;
+pub(super) use verify::of as verified;
 
 /// A key's line is far shorter.
 const KEY_AT_MOST: u64 = 1024;

@@ -138,6 +138,15 @@ fn the_example_runs_as_it_is_and_the_demo_goes_as_expected() {
 }
 
 #[test]
+fn the_demo_fits_into_a_narrow_terminal() {
+    let words = format!("stty cols 80 && {BINARY} demo --once");
+    let output = Command::new("script").args(["-qec", &words, "/dev/null"]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("All went as expected"), "{said}");
+    assert!(said.lines().all(|line| line.trim_end().chars().count() <= 80), "{said}");
+}
+
+#[test]
 fn check_config_and_serve_name_every_file_that_is_missing_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("gateway.toml");

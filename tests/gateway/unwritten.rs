@@ -31,6 +31,7 @@ fn output_that_cannot_be_written_is_said_and_does_not_count_as_done() {
         assert_eq!(said.matches("cannot be written").count(), 1, "{words:?}: {said}");
         assert!(!said.contains("Give the token"), "{words:?}: {said}");
     };
+    held(&["demo", "--once"], None);
     held(&["status"], Some(&config));
     held(&["freeze", "--all", "--reason", "x"], Some(&config));
     assert!(gateway.stop().success());

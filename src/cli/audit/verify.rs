@@ -19,7 +19,7 @@ const FILE_AT_MOST: u64 = 1024 * 1024;
 /// How many open intents are named.
 const NAMED: usize = 10;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(in crate::cli) struct Options {
     /// The configuration; only its [ledger] has to be right
     #[arg(long, value_name = "FILE", required_unless_present_any = ["receipt", "ledger"])]
@@ -58,6 +58,11 @@ pub(super) fn run(options: &Options) -> Exit {
         (Some([entry, proof]), Some(key)) => one(entry, proof, &key, options.json),
         (_, key) => whole(options, &Place::new(options.config.clone(), options.ledger.clone()), key, kept),
     }
+}
+
+/// `audit verify --config FILE`.
+pub(in crate::cli) fn of(config: PathBuf) -> Exit {
+    run(&Options { config: Some(config), ..Options::default() })
 }
 
 /// Reads a file, or says why it cannot be.

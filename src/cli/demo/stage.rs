@@ -1,5 +1,6 @@
 //! The demo's folder and processes. They end with it, whatever happens.
 
+use crate::cli::Exit;
 use crate::identity::hex;
 use crate::ledger::search::{Query, Row};
 use crate::ledger::sqlite::SqliteReader;
@@ -134,8 +135,8 @@ impl Stage {
         rows
     }
 
-    /// Whether `audit verify` finds everything as it was signed; it says so itself, as wide as the terminal is. It waits
-    /// for the checkpoint that covers what the demo has done, which comes within a second or so.
+    /// Whether `audit verify` finds everything as it was signed; it says so itself. It waits for the checkpoint that covers
+    /// what the demo has done, which comes within a second or so.
     pub(super) fn verified(&self) -> bool {
         let covered = || {
             let ledger = SqliteReader::open(&self.folder.join("ledger")).ok()?;
@@ -148,11 +149,7 @@ impl Stage {
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        let config = self.folder.join("gateway.toml");
-        let asked = std::env::current_exe().and_then(|binary| {
-            Command::new(binary).args(["audit", "verify", "--config"]).arg(config).stderr(Stdio::null()).status()
-        });
-        asked.is_ok_and(|status| status.success())
+        crate::cli::audit::verified(self.folder.join("gateway.toml")) == Exit::Done
     }
 
     pub(super) fn next_steps(&self) -> String {
