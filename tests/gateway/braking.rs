@@ -49,6 +49,30 @@ fn the_brake_holds_with_a_file_that_is_cut_off_empty_or_gone() {
 }
 
 #[test]
+fn the_brake_takes_a_folder_by_any_name_it_has_from_where_one_stands() {
+    let provider = Provider::start();
+    let mut gateway = Gateway::with(&two(&provider));
+    let folder = gateway.folder.path().to_owned();
+    let pulled = |verb: &str, from: &Path, name: &str| {
+        let words = [verb, "--ledger", name, "--all", "--reason", "x"];
+        let output = Command::new(BINARY).current_dir(from).args(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{verb} {name} {}", said(&output));
+    };
+    for serves in [true, false] {
+        if !serves {
+            gateway.stop();
+        }
+        for (from, name) in
+            [(&*folder, "ledger"), (&folder, "ledger/"), (&folder, "./ledger"), (&folder.join("ledger"), ".")]
+        {
+            pulled("freeze", from, name);
+            pulled("unfreeze", from, name);
+        }
+    }
+    assert_eq!(gateway.of_kind("freeze").len(), 8);
+}
+
+#[test]
 fn a_shorter_freeze_does_not_end_a_longer_one_and_one_that_is_over_is_listed_nowhere() {
     let provider = Provider::start();
     let gateway = Gateway::with(&two(&provider));

@@ -114,14 +114,16 @@ fn commands(gateway: &Gateway, written: &mut Written) {
         &["policy", "show"],
         &["freeze", "--all", "--reason", "a drill"],
         &["status"],
-        &["unfreeze", "--all"],
+        &["unfreeze", "--all", "--reason", "over"],
         &["audit", "search"],
         &["audit", "export"],
         &["audit", "stats"],
         &["audit", "verify"],
         &["audit", "checkpoint", "--vkey"],
     ] {
-        written.output(words, &command(words, &gateway.config()));
+        let output = command(words, &gateway.config());
+        assert_ne!(output.status.code(), Some(64), "{words:?} is not understood");
+        written.output(words, &output);
     }
 }
 

@@ -164,6 +164,8 @@ impl Reserve {
 /// Makes the folder where it is not, and its name durable: else a power failure could take a new ledger as a
 /// whole. What was there and may not be read, such as a parent that systemd hides, was not made here.
 fn create(folder: &Path) -> std::io::Result<()> {
+    // Above a name without a folder, or above `.`, there is nothing that could be opened.
+    let folder = &*std::path::absolute(folder)?;
     let missing = folder.ancestors().take_while(|path| !path.exists()).count();
     std::fs::create_dir_all(folder)?;
     for parent in folder.ancestors().skip(1).take(missing.max(1)) {
