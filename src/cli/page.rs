@@ -6,12 +6,15 @@ use crate::clock::{Moment, moment, since};
 use crate::config::Fault;
 use crate::ledger::OpenError;
 use crate::plain::is_invisible;
-use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets};
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// No group's id that the provider makes is wider: `491701234567-1234567890@g.us`.
+const GROUP: u16 = 28;
 
 /// Something for stdout was lost, though somebody may read it.
 static LOST: AtomicBool = AtomicBool::new(false);
@@ -121,13 +124,23 @@ pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(head.to_vec());
+    let mut widest = vec![0; head.len()];
     for row in rows {
-        table.add_row(row.iter().map(|cell| shown(cell)));
+        let cells: Vec<String> = row.iter().map(|cell| shown(cell)).collect();
+        widest.iter_mut().zip(&cells).for_each(|(widest, cell)| *widest = cell.chars().count().max(*widest));
+        table.add_row(cells);
     }
-    // An id that is broken over two lines cannot be copied.
-    for (index, _) in head.iter().enumerate().filter(|(_, name)| matches!(**name, "request id" | "group")) {
+    // An id that is broken over two lines cannot be copied; one longer than any real one takes no room from the others.
+    // A column is padded by a space on each side.
+    for (index, name) in head.iter().enumerate().filter(|(_, name)| matches!(**name, "request id" | "group")) {
         if let Some(column) = table.column_mut(index) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
+            let is_usual =
+                *name == "request id" || widest.get(index).is_none_or(|widest| *widest <= usize::from(GROUP));
+            column.set_constraint(if is_usual {
+                ColumnConstraint::ContentWidth
+            } else {
+                ColumnConstraint::LowerBoundary(Width::Fixed(GROUP + 2))
+            });
         }
     }
     table

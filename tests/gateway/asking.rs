@@ -1,7 +1,7 @@
 //! Asking the ledger through the commands, beside a running gateway and without one.
 
 use crate::provider::{Provider, Reply};
-use crate::running::{Gateway, TARGET, TOKEN, command, eventually};
+use crate::running::{BINARY, Gateway, TARGET, TOKEN, command, eventually};
 use crate::wire::{delete, get};
 use serde_json::Value;
 
@@ -14,6 +14,12 @@ fn rows(gateway: &Gateway, options: &[&str]) -> Vec<Value> {
     let (code, text) = ask(gateway, &[&["audit", "search", "--json"], options].concat());
     assert_eq!(code, Some(0));
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn on_a_terminal(gateway: &Gateway, words: &str, columns: usize) -> String {
+    let words = format!("stty cols {columns} && {BINARY} {words} --config {}", gateway.config().display());
+    let output = std::process::Command::new("script").args(["-qec", &words, "/dev/null"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Three deletions (deleted, refused, unknown), a dry run and a refusal.
@@ -132,22 +138,20 @@ fn tail_is_a_table_on_a_terminal_and_json_in_a_pipe() {
     let provider = Provider::start();
     let mut gateway = Gateway::start(&provider.url());
     history(&gateway, &provider);
+    assert!(command(&["freeze", "--session", "sess7", "--reason", "a drill"], &gateway.config()).status.success());
     assert!(gateway.stop().success());
     let (_, piped) = ask(&gateway, &["audit", "tail", "-n", "3"]);
     assert_eq!(piped.lines().filter(|line| serde_json::from_str::<Value>(line).is_ok()).count(), 3, "{piped}");
-    let on_a_terminal = |options: &str| {
-        let words =
-            format!("{} audit tail -n 100 {options} --config {}", crate::running::BINARY, gateway.config().display());
-        let output = std::process::Command::new("script").args(["-qec", &words, "/dev/null"]).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let table = on_a_terminal("");
+    let tail = |options: &str| on_a_terminal(&gateway, &format!("audit tail -n 100 {options}"), 200);
+    let table = tail("");
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].split_whitespace().eq(["seq", "time", "(UTC)", "kind", "caller", "what"]), "{table}");
     assert!(lines.iter().any(|line| line.contains("intent") && line.contains("moderation") && line.contains("2@g.us")));
     assert!(lines.iter().any(|line| line.contains("outcome") && line.contains("refused 404")), "{table}");
+    let freeze = lines.iter().find(|line| line.contains(" freeze "));
+    assert!(freeze.is_some_and(|line| line.contains("session sess7 uid ") && line.contains("a drill")), "{table}");
     assert!(!table.contains('{') && !table.contains("\u{1b}"), "{table}");
-    assert!(on_a_terminal("--json").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
+    assert!(tail("--json").lines().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
 
 #[test]
@@ -202,4 +206,20 @@ fn a_table_says_in_which_zone_its_times_are() {
     let (_, table) = ask(&gateway, &["audit", "search"]);
     let head = table.lines().nth(1).unwrap_or_default();
     assert!(head.contains("time (UTC)"), "{table}");
+}
+
+#[test]
+fn one_long_id_that_anybody_may_send_does_not_spoil_the_table_for_the_others() {
+    let provider = Provider::start();
+    let gateway = Gateway::start(&provider.url());
+    let usual = "491701234567-1234567890@g.us";
+    assert_eq!(delete(gateway.listen, &format!("/sess1/groups/{usual}/picture"), TOKEN).status, 200);
+    let long = format!("/{}/groups/{}@g.us/picture", "s".repeat(64), "g".repeat(64));
+    assert_eq!(delete(gateway.listen, &long, "canary-wrong").status, 401);
+    eventually("both are recorded", || rows(&gateway, &[]).len() == 2);
+    for columns in [80, 100, 150, 200] {
+        let table = on_a_terminal(&gateway, "audit search", columns);
+        assert!(table.lines().all(|line| line.trim_end().chars().count() <= columns), "{columns} {table}");
+        assert!(table.contains(usual), "{columns} {table}");
+    }
 }

@@ -73,7 +73,8 @@ fn told(seq: u64, bytes: &[u8]) -> Result<String, OpenError> {
         "outcome" => joined(&["outcome", "status", "code", "request_id"]),
         "resolution" => joined(&["resolution", "request_id"]),
         "refusal" => joined(&["status", "code", "session", "group", "detail", "request_id"]),
-        _ => joined(&["count", "codes", "policy", "version", "reason"]),
+        "freeze" | "unfreeze" => joined(&["covers", "session", "until", "by", "reason"]),
+        _ => joined(&["count", "codes", "policy", "faults", "version", "before", "first", "entries", "by", "reason"]),
     };
     let time = text("time").replace('T', " ");
     let time = time.get(..19).unwrap_or(&time);
