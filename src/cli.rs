@@ -19,7 +19,7 @@ mod token;
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
-/// How a command ends, in the words of DESIGN §7.
+/// How a command ends; the README has the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {

@@ -27,7 +27,7 @@ const RETRY_SPREAD_S: u64 = 4;
 pub struct Problem {
     /// The HTTP status.
     pub status: StatusCode,
-    /// The stable code of DESIGN §4, the same in log, ledger and metric.
+    /// The stable code, as the README lists it, the same in log, ledger and metric.
     pub code: &'static str,
     /// What the code means, for people; the same for every occurrence.
     pub title: &'static str,

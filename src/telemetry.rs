@@ -53,7 +53,7 @@ pub fn start_logging(level: tracing::Level, format: Format) -> std::io::Result<L
 pub struct Decision {
     /// `allowed`, `refused` or `dry-run`.
     pub decision: &'static str,
-    /// The code of DESIGN §4, or `ok`.
+    /// The code that the caller hears, or `ok`.
     pub reason: &'static str,
 }
 
@@ -116,6 +116,14 @@ impl Metrics {
             limits_seconds: seconds(),
             limits_failures: Family::default(),
         };
+        // What is counted from 0 on shows its first time, too.
+        for (family, kinds) in [
+            (&metrics.outcomes, &["deleted", "refused", "not-sent", "unknown"][..]),
+            (&metrics.resolutions, &["absent", "present", "indeterminate"]),
+            (&metrics.reloads, &["applied", "refused"]),
+        ] {
+            kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));
+        }
         let mut registry = Registry::with_prefix("wasend_gateway");
         registry.register("requests", "Requests by decision and reason", metrics.requests.clone());
         registry.register("upstream_answers", "What the provider answered, by class", metrics.upstream.clone());

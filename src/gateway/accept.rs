@@ -1,4 +1,4 @@
-//! Is it the one route, spelt as we take it? Decided on the raw bytes of the target (HAZARDS §1): a decoded
+//! Is it the one route, spelt as we take it? Decided on the raw bytes of the target: a decoded
 //! path could mean one thing here and another at the provider.
 
 use super::trace::Trace;

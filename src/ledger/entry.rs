@@ -19,7 +19,7 @@ const LONGEST: usize = 65_535;
 
 /// An intent to delete: who, what, from where, and by which rule of which policy.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)] // the members of DESIGN §5
+#[allow(missing_docs)] // the members as entries have them
 pub struct Intention {
     pub request_id: RequestId,
     pub caller: CallerName,
@@ -128,7 +128,7 @@ pub enum End {
 }
 
 impl End {
-    /// The word of DESIGN §5.
+    /// The word that entries have.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -153,7 +153,7 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// The word of DESIGN §5.
+    /// The word that entries have.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -57,7 +57,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
 /// The members of an entry that searching and counting look at.
 #[derive(Debug, Default, serde::Deserialize)]
-#[allow(missing_docs)] // the members of DESIGN §5
+#[allow(missing_docs)] // the members as entries have them
 pub struct Glance<'a> {
     #[serde(borrow)]
     pub time: Text<'a>,

@@ -1,5 +1,5 @@
 //! The path in a world of chance: the real stages, resolver and brake, over a store, a clock and a provider that crash,
-//! lose answers, step and misbehave as a seed says. The promises of DESIGN §2 are the oracle.
+//! lose answers, step and misbehave as a seed says. The promises of the README are the oracle.
 //!
 //! One seed is one history, byte for byte: everything runs on one thread, in a paused runtime whose time jumps from timer to
 //! timer, and whatever is chosen is drawn from the seed. A history is several processes, one after the other, over one

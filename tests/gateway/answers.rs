@@ -367,6 +367,9 @@ fn the_ports_know_nothing_of_each_other() {
     for line in [
         "wasend_gateway_requests_total{decision=\"allowed\",reason=\"ok\"} 1",
         "wasend_gateway_outcomes_total{kind=\"deleted\"} 1",
+        "wasend_gateway_outcomes_total{kind=\"unknown\"} 0",
+        "wasend_gateway_reloads_total{kind=\"refused\"} 0",
+        "wasend_gateway_resolutions_total{kind=\"indeterminate\"} 0",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }

@@ -1,5 +1,5 @@
 //! What the simulated provider does with a request, drawn beforehand: when it can be connected to, whether it reads the
-//! head, and what it answers, cut and late in every way of HAZARDS §2.
+//! head, and what it answers, cut and late in every way that one can think of.
 
 use crate::simulation::{Chance, Weather};
 

@@ -1,7 +1,7 @@
 //! A store whose disk, crashes and lost answers are the world's. What it decides, the real `admission` decides.
 //!
 //! As in the real ones, a writer takes what waits into one transaction, and another task syncs behind it and answers. Both
-//! take their time, and each can fail in the ways of DESIGN §5: no room; a write or a sync that may or may not be on
+//! take their time, and each can fail in the ways of real ones: no room; a write or a sync that may or may not be on
 //! disk; a commit without an answer, which is looked up.
 
 #[path = "disk.rs"]

@@ -273,7 +273,7 @@ impl State {
         *self.tally.entry(what).or_default() += 1;
     }
 
-    /// A promise of DESIGN §2 is broken, in words.
+    /// A promise of the README is broken, in words.
     pub(crate) fn breaks(&mut self, promise: u8, what: fmt::Arguments<'_>) {
         self.note(format_args!("BROKEN: promise {promise}: {what}"));
         self.broken.push(format!("promise {promise}: {what}"));
