@@ -92,6 +92,13 @@ fn seconds() -> Histogram {
     Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 25.0])
 }
 
+/// Counters that are there from 0 on, so that the first time is seen, too.
+fn counted(kinds: &[&'static str]) -> Family<Kind, Counter> {
+    let family = Family::default();
+    kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));
+    family
+}
+
 impl Metrics {
     /// Registers everything.
     #[must_use]
@@ -99,7 +106,7 @@ impl Metrics {
         let metrics = Self {
             requests: Family::default(),
             upstream: Family::default(),
-            outcomes: Family::default(),
+            outcomes: counted(&["deleted", "refused", "not-sent", "unknown"]),
             stages: Family::new_with_constructor(seconds),
             commit_entries: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
             commit_seconds: seconds(),
@@ -110,20 +117,12 @@ impl Metrics {
             connections_refused: Counter::default(),
             in_flight: Gauge::default(),
             unresolved: Gauge::default(),
-            resolutions: Family::default(),
-            reloads: Family::default(),
+            resolutions: counted(&["absent", "present", "indeterminate"]),
+            reloads: counted(&["applied", "refused"]),
             policy_stale: Gauge::default(),
             limits_seconds: seconds(),
             limits_failures: Family::default(),
         };
-        // What is counted from 0 on shows its first time, too.
-        for (family, kinds) in [
-            (&metrics.outcomes, &["deleted", "refused", "not-sent", "unknown"][..]),
-            (&metrics.resolutions, &["absent", "present", "indeterminate"]),
-            (&metrics.reloads, &["applied", "refused"]),
-        ] {
-            kinds.iter().for_each(|kind| drop(family.get_or_create(&Kind { kind })));
-        }
         let mut registry = Registry::with_prefix("wasend_gateway");
         registry.register("requests", "Requests by decision and reason", metrics.requests.clone());
         registry.register("upstream_answers", "What the provider answered, by class", metrics.upstream.clone());
