@@ -1,5 +1,6 @@
 # One static binary and nothing else: no shell, no libraries, no package manager to break into.
-# Build with `make image`, or `docker build --tag wasend-gateway .`
+# Build with `make image`, or `docker build --tag wasend-gateway .` It is an image for x86_64: elsewhere set
+# DOCKER_DEFAULT_PLATFORM=linux/amd64 before, for `docker compose`, too.
 
 FROM rust:1.95-slim-bookworm AS build
 # musl-gcc compiles the C that is linked in: SQLite (bundled) and ring. The package follows the base image's release,
