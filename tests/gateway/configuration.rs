@@ -4,6 +4,7 @@ use crate::provider::Provider;
 use crate::running::{BINARY, Gateway, KEY, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::{delete, get};
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
 fn check(text: &str, environment: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -135,6 +136,24 @@ fn the_example_runs_as_it_is_and_the_demo_goes_as_expected() {
     let demo = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
     let said = String::from_utf8(demo.stdout).unwrap();
     assert!(demo.status.success() && said.contains("All went as expected"), "{said}");
+}
+
+#[test]
+fn a_demo_whose_terminal_is_closed_leaves_nothing_behind() {
+    for signal in ["HUP", "TERM"] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut demo = Command::new(BINARY);
+        let mut demo = demo.arg("demo").env("TMPDIR", temporary.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let next = lines.skip_while(|line| !line.contains("It goes on running")).nth(2).unwrap();
+        let ops = next.split("http://").nth(1).and_then(|rest| rest.split('/').next()).unwrap();
+        assert!(TcpStream::connect(ops).is_ok(), "{next}");
+        let told = Command::new("kill").arg(format!("-{signal}")).arg(demo.id().to_string()).status();
+        assert!(told.unwrap().success());
+        let ended = demo.wait().unwrap();
+        assert!(TcpStream::connect(ops).is_err(), "{signal}: the gateway goes on, {ended}");
+        assert_eq!((ended.code(), temporary.path().read_dir().unwrap().count()), (Some(0), 0), "{signal}");
+    }
 }
 
 #[test]

@@ -10,7 +10,8 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 pub(super) const MODERATION: &str = "obviously-fake-token-moderation";
 pub(super) const RUNAWAY: &str = "obviously-fake-token-runaway";
@@ -22,6 +23,14 @@ pub(super) struct Stage {
     serve: Child,
     gateway: SocketAddr,
     ops: String,
+    runtime: Runtime,
+    signals: [Signal; 3],
+}
+
+/// What ends the demo, from now on in order.
+fn signals(runtime: &Runtime) -> std::io::Result<[Signal; 3]> {
+    let _within = runtime.enter();
+    Ok([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?])
 }
 
 fn hash(token: &str) -> String {
@@ -91,6 +100,8 @@ fn text(ready: &serde_json::Value, member: &str) -> String {
 
 impl Stage {
     pub(super) fn set() -> Result<Self, String> {
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        let signals = signals(&runtime).map_err(|e| e.to_string())?;
         let folder = std::env::temp_dir().join(format!("wasend-gateway-demo-{}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
         let (mut sandbox, ready) = start(&folder, &["sandbox", "--listen", "127.0.0.1:0", "--api-key", KEY])?;
@@ -102,7 +113,7 @@ impl Stage {
         match serving {
             Ok((serve, ready)) => {
                 let gateway = text(&ready, "listen").parse().map_err(|_| "the gateway did not say where it listens")?;
-                Ok(Self { folder, sandbox, serve, gateway, ops: text(&ready, "ops") })
+                Ok(Self { folder, sandbox, serve, gateway, ops: text(&ready, "ops"), runtime, signals })
             }
             Err(what) => {
                 let _ = sandbox.kill();
@@ -168,15 +179,14 @@ impl Stage {
         )
     }
 
-    /// Waits for Ctrl-C or SIGTERM.
+    /// Waits for Ctrl-C, SIGTERM, or the end of the terminal.
     pub(super) fn wait(&mut self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let Ok(runtime) = runtime else { return };
-        runtime.block_on(async {
-            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+        let [interrupt, terminate, hangup] = &mut self.signals;
+        self.runtime.block_on(async {
             tokio::select! {
+                _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
+                _ = hangup.recv() => {}
             }
         });
     }
