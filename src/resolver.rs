@@ -4,7 +4,6 @@
 //! `unknown`, in the ledger and for whoever asks again. One look at a time and two a second at the most: deletions
 //! come first. What waits is kept by the ledger, so a restart forgets nothing.
 
-use crate::clock::Timestamp;
 use crate::config;
 use crate::id::RequestId;
 use crate::ledger::entry::Resolution;
@@ -68,7 +67,7 @@ impl Resolver {
         if !self.upstream.has_key() || self.upstream.held_back().is_some() || self.ledger.health() != Health::Writable {
             return None;
         }
-        self.ledger.unresolved(Timestamp::now().before(self.config.delay)).await
+        self.ledger.unresolved(self.ledger.now().before(self.config.delay)).await
     }
 
     /// Records what was seen; returns how long to leave the provider alone.
@@ -85,7 +84,7 @@ impl Resolver {
         let wait = wait(self.config.delay, attempts, request_id).max(retry_after);
         tracing::info!(%request_id, attempts, why, wait_s = wait.as_secs(), "the picture could not be read");
         // Whatever waits is due `delay` after its time, so that is taken off again.
-        let since = Timestamp::now().after(wait).before(self.config.delay);
+        let since = self.ledger.now().after(wait).before(self.config.delay);
         self.said(self.ledger.postpone(unresolved, since).await).max(retry_after)
     }
 
