@@ -8,6 +8,7 @@ mod backoff;
 mod key;
 mod picture;
 mod resolver;
+mod seen;
 #[cfg(test)]
 #[path = "simulation/tests/wire.rs"]
 pub(crate) mod simulated;
@@ -28,9 +29,9 @@ use backoff::{Backoff, UNSAID_S};
 use key::Key;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
+use seen::Seen;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::context::TokioContext;
@@ -53,10 +54,8 @@ pub struct Upstream {
     connect_timeout: Duration,
     timeout: Duration,
     confirm: Confirm,
-    key_refused: AtomicBool,
-    redirects: AtomicBool,
+    seen: Seen,
     backoff: Backoff,
-    unreachable: AtomicBool,
 }
 
 /// How a request goes out.
@@ -193,10 +192,8 @@ impl Upstream {
             connect_timeout: connect_timeout(config),
             timeout: config.timeout,
             confirm: config.confirm,
-            key_refused: AtomicBool::new(false),
-            redirects: AtomicBool::new(false),
+            seen: Seen::default(),
             backoff: Backoff::new(),
-            unreachable: AtomicBool::new(false),
         })
     }
 
@@ -209,7 +206,7 @@ impl Upstream {
         match read_key(&self.key_file) {
             Ok(key) => {
                 self.key.store(Some(Arc::new(key)));
-                self.key_refused.store(false, Ordering::Relaxed);
+                self.seen.key_is_new();
                 Ok(())
             }
             Err(fault) => {
@@ -230,16 +227,7 @@ impl Upstream {
     /// What is wrong with the provider as last seen, for readiness.
     #[must_use]
     pub fn degraded(&self) -> Vec<&'static str> {
-        let mut reasons = Vec::new();
-        if self.key_refused.load(Ordering::Relaxed) {
-            reasons.push("upstream-credentials-refused");
-        }
-        if self.unreachable.load(Ordering::Relaxed) {
-            reasons.push("upstream-unreachable");
-        }
-        if self.redirects.load(Ordering::Relaxed) {
-            reasons.push("upstream-redirects");
-        }
+        let mut reasons = self.seen.reasons();
         if self.held_back().is_some() {
             reasons.push("upstream-backoff");
         }
@@ -308,40 +296,21 @@ impl Upstream {
         let result = tokio::time::timeout_at(deadline.into(), exchange).await;
         let result = result.unwrap_or(Err(Failed::OutcomeUnknown("the provider did not answer in time")));
         match &result {
-            Err(Failed::UpstreamUnreachable) => {
-                if !self.unreachable.swap(true, Ordering::Relaxed) {
-                    tracing::error!("the provider cannot be reached: nothing is deleted");
-                }
-            }
+            Err(Failed::UpstreamUnreachable) => self.seen.unreachable(),
             Err(Failed::TooLateToSend | Failed::Frozen(_)) => {}
             Ok(_) => {
-                if self.key_refused.load(Ordering::Relaxed) && self.is_current(&key) {
-                    self.key_refused.store(false, Ordering::Relaxed);
-                    tracing::info!("the provider accepts the gateway's key again");
-                }
-                self.is_reached();
+                self.seen.key_accepted(|| self.is_current(&key));
+                self.seen.reached();
             }
-            Err(_) => self.is_reached(),
+            Err(_) => self.seen.reached(),
         }
         result
     }
 
-    fn is_reached(&self) {
-        if self.unreachable.swap(false, Ordering::Relaxed) {
-            tracing::info!("the provider can be reached again");
-        }
-    }
-
     /// What the head of an answer says holds for those that come after, whatever becomes of its body.
     fn heed(&self, response: &Response, key: &Key) {
-        let status = response.status();
-        let redirects = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
-        if redirects && !self.redirects.swap(redirects, Ordering::Relaxed) {
-            let status = status.as_u16();
-            tracing::warn!(status, "the provider redirects, which is not followed: is upstream.url right?");
-        }
-        self.redirects.store(redirects, Ordering::Relaxed);
-        match status {
+        self.seen.answered(response.status());
+        match response.status() {
             StatusCode::TOO_MANY_REQUESTS => {
                 let wait_s = answer::wait_s(response.headers()).unwrap_or(UNSAID_S);
                 if self.held_back().is_none() {
@@ -349,11 +318,7 @@ impl Upstream {
                 }
                 self.backoff.begin(moment(), wait_s);
             }
-            StatusCode::UNAUTHORIZED if self.is_current(key) => {
-                if !self.key_refused.swap(true, Ordering::Relaxed) {
-                    tracing::error!("the provider refuses the gateway's key: it has to be replaced");
-                }
-            }
+            StatusCode::UNAUTHORIZED if self.is_current(key) => self.seen.key_refused(),
             _ => {}
         }
     }
