@@ -2,6 +2,7 @@
 //! is reached, or a `switch`; several with `;` between them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -62,7 +63,7 @@ const POINTS: &[&str] = &[
 /// two (`sync-elsewhere`: a thread of its own syncs each commit) that would take more load than a test makes.
 const SWITCHES: &[&str] = &["answer-before-commit", "synchronous-normal", "sync-elsewhere", "other-url"];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Action {
     Kill,
     Panic,
@@ -71,7 +72,15 @@ enum Action {
     Pause,
     /// Goes on after five: long enough that another process can act meanwhile.
     Linger,
+    /// Goes on once this file is there: so another process can act meanwhile, however long that takes. That it waits is
+    /// said by a file beside it, with the extension `reached`.
+    Until(PathBuf),
 }
+
+/// How often a file is looked for: for about a minute.
+const LOOKS_AT_MOST: u32 = 6_000;
+
+const ACTIONS: [&str; 6] = ["kill", "panic", "stall", "pause", "linger", "until:FILE"];
 
 #[derive(Debug)]
 struct Point {
@@ -111,7 +120,10 @@ impl Armed {
                 "stall" => Action::Stall,
                 "pause" => Action::Pause,
                 "linger" => Action::Linger,
-                other => return Err(unknown("action", other, &["kill", "panic", "stall", "pause", "linger"])),
+                other => match other.strip_prefix("until:") {
+                    Some(file) => Action::Until(file.into()),
+                    None => return Err(unknown("action", other, &ACTIONS)),
+                },
             };
             let at = at.parse().map_err(|_| format!("`@{at}` is not a number of times"))?;
             armed.points.push(Point { name, action, at, reached: AtomicU64::new(0) });
@@ -149,7 +161,7 @@ pub(super) fn hit(name: &'static str) {
         if point.reached.fetch_add(1, Ordering::SeqCst) + 1 != point.at {
             continue;
         }
-        match point.action {
+        match &point.action {
             Action::Panic => panic!("failpoint {name}"),
             Action::Kill => {
                 let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
@@ -161,6 +173,13 @@ pub(super) fn hit(name: &'static str) {
             Action::Linger => {
                 tracing::warn!(name, "is lingered at");
                 std::thread::sleep(Duration::from_secs(5));
+                continue;
+            }
+            Action::Until(file) => {
+                let _ = std::fs::write(file.with_extension("reached"), name);
+                for _ in (0..LOOKS_AT_MOST).take_while(|_| !file.exists()) {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
                 continue;
             }
             Action::Stall => {}
@@ -184,9 +203,11 @@ mod tests {
     fn points_with_their_count_and_switches_are_read() {
         let armed = Armed::parse("intent-before-commit=kill@3; forward=panic;synchronous-normal;").unwrap();
         assert_eq!(armed.to_string(), "intent-before-commit, forward, synchronous-normal");
-        assert_eq!((armed.points[0].action, armed.points[0].at), (Action::Kill, 3));
-        assert_eq!((armed.points[1].action, armed.points[1].at), (Action::Panic, 1));
+        assert_eq!((&armed.points[0].action, armed.points[0].at), (&Action::Kill, 3));
+        assert_eq!((&armed.points[1].action, armed.points[1].at), (&Action::Panic, 1));
         assert!(Armed::parse("").unwrap().is_empty());
+        let until = Armed::parse("send=until:/tmp/x/go@2").unwrap();
+        assert_eq!((&until.points[0].action, until.points[0].at), (&Action::Until("/tmp/x/go".into()), 2));
     }
 
     #[test]

@@ -6,11 +6,38 @@ use crate::provider::Provider;
 use crate::running::{Gateway, TOKEN, caller, command, configuration, eventually};
 use crate::soak::{Random, count};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 const CALLERS: usize = 4;
 pub const FAILPOINTS: &str = "WASEND_GATEWAY_FAILPOINTS";
+
+/// A point at which a process waits until it is let go.
+pub struct Held(tempfile::TempDir);
+
+impl Held {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("go")
+    }
+
+    /// What arms it.
+    pub fn at(&self, point: &str) -> String {
+        format!("{point}=until:{}", self.file().display())
+    }
+
+    pub fn is_reached(&self) -> bool {
+        self.file().with_extension("reached").exists()
+    }
+
+    pub fn let_go(&self) {
+        std::fs::write(self.file(), "").unwrap();
+    }
+}
 
 /// One ledger and one provider over many processes.
 struct Crashes {

@@ -1,7 +1,7 @@
 //! `ledger copy`: a ledger moves from its folder to a database. The same log goes on there, and never in two places.
 
 use crate::cluster::Cluster;
-use crate::crash::FAILPOINTS;
+use crate::crash::{FAILPOINTS, Held};
 use crate::old::{python, said};
 use crate::provider::Reply;
 use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
@@ -325,12 +325,15 @@ fn a_database_that_goes_away_in_the_middle_ends_the_copy_with_a_word_and_the_nex
     assert!(moving.serve().stop().success());
     moving.ready();
     let (from, to) = (moving.config(), moving.cluster.config());
-    let copying = std::thread::spawn(move || copy(&from, &to, "copy-entries=linger"));
+    let held = Held::new();
+    let armed = held.at("copy-entries");
+    let copying = std::thread::spawn(move || copy(&from, &to, &armed));
     let begun = || moving.cluster.database.ask("SELECT next > first FROM ledger.arriving") == "t";
     eventually("entries have come", begun);
     let (code, words) = moving.copy("");
     assert!(code == Some(69) && words.contains("another copy into this database is under way"), "{code:?} {words}");
     moving.cluster.database.stop("QUIT");
+    held.let_go();
     let (code, words) = copying.join().unwrap();
     assert!(code == Some(69) && words.contains("goes on where this one ended"), "{code:?} {words}");
     moving.cluster.database.start_again();

@@ -1,7 +1,7 @@
 //! `audit prune` where replicas share a database: recorded by the command, carried out by the replica that keeps the tree.
 
 use crate::cluster::Cluster;
-use crate::crash::FAILPOINTS;
+use crate::crash::{FAILPOINTS, Held};
 use crate::moving::{copy, give_key};
 use crate::old::{Old, PHONE, said};
 use crate::promises::{ask, connect};
@@ -225,11 +225,13 @@ fn a_prune_that_was_planned_before_another_one_is_not_recorded_after_it() {
     cluster.database.ask(
         "INSERT INTO ledger.idempotency SELECT decode(md5(n::text), 'hex'), n, 6, 'x', 'x', NULL FROM generate_series(1, 9000) AS n",
     );
+    let held = Held::new();
     let late = std::thread::scope(|scope| {
-        let late = scope.spawn(|| prune_at(&cluster, EARLY, "prune-begin=linger"));
+        let late = scope.spawn(|| prune_at(&cluster, EARLY, &held.at("prune-begin")));
         eventually("it holds what would go against what is signed", || cluster.database.ask(PLANS) == "t");
         let (code, words) = prune(&cluster, "60d");
         assert!(code == Some(0) && words.contains(&format!("{FIRST} entries are gone")), "{code:?} {words}");
+        held.let_go();
         late.join().unwrap()
     });
     let (code, words) = run(&cluster, &["audit", "verify"]);
@@ -249,11 +251,13 @@ fn a_prune_that_was_planned_for_a_log_is_not_recorded_in_the_one_that_was_begun_
     let mut replica = start(&cluster, "");
     settle(&cluster);
     assert!(replica.stop().success());
+    let held = Held::new();
     let late = std::thread::scope(|scope| {
-        let late = scope.spawn(|| prune_at(&cluster, "60d", "prune-begin=linger"));
+        let late = scope.spawn(|| prune_at(&cluster, "60d", &held.at("prune-begin")));
         eventually("it is planned", || cluster.database.ask(PLANS) == "t");
         let (code, words) = run(&cluster, &["audit", "restore", "--accept-loss"]);
         assert_eq!(code, Some(0), "{words}");
+        held.let_go();
         late.join().unwrap()
     });
     assert!(late.0 == Some(69) && late.1.contains("was pruned or restored meanwhile"), "{late:?}");

@@ -1,7 +1,7 @@
 //! Files that change while it runs: the new policy is in force at once, a bad file changes nothing, and nothing in
 //! between is ever wider than one of the two.
 
-use crate::crash::FAILPOINTS;
+use crate::crash::{FAILPOINTS, Held};
 use crate::full::SmallDisk;
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, command, configuration, eventually};
@@ -368,7 +368,9 @@ fn a_policy_and_refusals_of_a_time_in_which_another_program_holds_the_database_a
 fn an_outcome_that_could_not_be_recorded_before_is_recorded_with_the_stop() {
     let provider = Provider::start();
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    let mut gateway = Gateway::in_folder(folder, &watched(&provider, "sess1"), &[(FAILPOINTS, "stop-begin=linger")]);
+    let held = Held::new();
+    let armed = held.at("stop-begin");
+    let mut gateway = Gateway::in_folder(folder, &watched(&provider, "sess1"), &[(FAILPOINTS, &armed)]);
     let go_on = Arc::new(AtomicBool::new(false));
     provider.next(Reply::When(go_on.clone()));
     let mut waiting = gateway.send();
@@ -378,9 +380,10 @@ fn an_outcome_that_could_not_be_recorded_before_is_recorded_with_the_stop() {
     let answer = response(&mut waiting).unwrap();
     assert_eq!((answer.status, answer.header("ledger-warning")), (200, Some("outcome-unrecorded")));
     gateway.signal("TERM");
-    // The writer has done with its queue, and lingers before it stops.
-    eventually("its last try is over", || gateway.log().contains("is lingered at"));
+    // The writer has done with its queue, and waits before it stops.
+    eventually("its last try is over", || held.is_reached());
     drop(holding);
+    held.let_go();
     assert!(gateway.ended().success());
     let kinds: Vec<_> = gateway.entries().iter().map(|entry| entry["kind"].clone()).collect();
     let is_whole = kinds.iter().any(|kind| kind == "outcome") && kinds.last().is_some_and(|kind| kind == "stop");

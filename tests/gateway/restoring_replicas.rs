@@ -1,7 +1,7 @@
 //! `audit restore` in a database that lies behind what was signed.
 
 use crate::cluster::Cluster;
-use crate::crash::FAILPOINTS;
+use crate::crash::{FAILPOINTS, Held};
 use crate::old::said;
 use crate::promises::{ask, connect};
 use crate::restoring::{exported, verify_receipts};
@@ -170,19 +170,19 @@ fn goes_on(behind: &Behind) {
     assert!(replica.stop().success());
 }
 
-/// Begins a new log, and does `work` while all of the old one is read and nothing is changed yet.
-fn restores_while<T>(cluster: &Cluster, work: impl FnOnce() -> T) -> ((Option<i32>, String), T) {
-    let (config, staged) = (cluster.config(), beside(&cluster.config().with_file_name("signing-key"), "next"));
-    // An earlier one may have left it.
-    let _ = std::fs::remove_file(&staged);
+/// Begins a new log, and does `work` while all of the old one is read and nothing is changed yet; it is to let the
+/// restore go on.
+fn restores_while<T>(cluster: &Cluster, work: impl FnOnce(&Held) -> T) -> ((Option<i32>, String), T) {
+    let held = Held::new();
+    let config = cluster.config();
     std::thread::scope(|scope| {
         let restoring = scope.spawn(|| {
             let mut restoring = Command::new(BINARY);
             restoring.args(["audit", "restore", "--accept-loss", "--config"]).arg(&config);
-            said(&restoring.env(FAILPOINTS, "restore-before-commit=linger").output().unwrap())
+            said(&restoring.env(FAILPOINTS, held.at("restore-before-commit")).output().unwrap())
         });
-        eventually("all of it is read", || staged.exists());
-        let worked = work();
+        eventually("all of it is read", || held.is_reached());
+        let worked = work(&held);
         (restoring.join().unwrap(), worked)
     })
 }
@@ -197,14 +197,19 @@ fn what_comes_to_the_old_log_while_it_is_read_ends_the_restore_and_nothing_is_pu
         assert_eq!(run(&cluster, &["audit", "verify"]).0, Some(0));
     };
     let freeze = ["freeze", "--session", "sess9", "--reason", "an incident"];
-    let ((code, words), frozen) = restores_while(&cluster, || run(&cluster, &freeze));
+    let ((code, words), frozen) = restores_while(&cluster, |held| {
+        let frozen = run(&cluster, &freeze);
+        held.let_go();
+        frozen
+    });
     assert_eq!(frozen.0, Some(0), "{}", frozen.1);
     assert!(code == Some(69) && words.contains("stop all replicas, and run it again"), "{code:?} {words}");
     untouched();
 
-    let ((code, words), mut replica) = restores_while(&cluster, || {
+    let ((code, words), mut replica) = restores_while(&cluster, |held| {
         let replica = start(&cluster);
         deletes(&replica);
+        held.let_go();
         replica
     });
     assert!(code == Some(69) && words.contains("stop all replicas, and run it again"), "{code:?} {words}");
@@ -222,7 +227,17 @@ fn a_replica_that_begins_while_a_restore_ends_does_not_go_on_with_the_new_log_un
     let cluster = Cluster::empty();
     cluster.migrate();
     assert!(start(&cluster).stop().success());
-    let ((code, words), joined) = restores_while(&cluster, || cluster.start("recovery-begin=linger").err());
+    let joining = Held::new();
+    let ((code, words), joined) = std::thread::scope(|scope| {
+        let (restored, joined) = restores_while(&cluster, |held| {
+            let joined = scope.spawn(|| cluster.start(&joining.at("recovery-begin")).err());
+            eventually("it has looked at the key", || joining.is_reached());
+            held.let_go();
+            joined
+        });
+        joining.let_go();
+        (restored, joined.join().unwrap())
+    });
     assert_eq!(code, Some(0), "{words}");
     let (joined, log) = joined.expect("it does not serve");
     assert!(joined == Some(69) && log.contains("this ledger is signed with the key"), "{joined:?} {log}");
