@@ -64,12 +64,12 @@ pub(super) async fn judge(response: Response, confirm: Confirm, key: &Key) -> Re
     let body = body(response).await?;
     match status {
         200 if !encoded && says_success(&body) => Ok(Confirmed { status, body: relayed(body, key) }),
-        200..=299 if confirm == Confirm::Any2xx && !says_otherwise(&body) => {
+        200..=299 if confirm == Confirm::Any2xx && !says_otherwise(&body, encoded) => {
             let body = if encoded { Bytes::from_static(OURS) } else { relayed(body, key) };
             Ok(Confirmed { status, body })
         }
         200 => not_confirmed("without `success: true`"),
-        201..=299 if confirm == Confirm::Any2xx => not_confirmed("with a `success` that is not `true`"),
+        201..=299 if confirm == Confirm::Any2xx => not_confirmed("with a body that says otherwise, or cannot be read"),
         201..=299 => not_confirmed("a 2xx that it does not document"),
         400 | 403 | 404 | 429 => Err(Failed::UpstreamRefused {
             status,
@@ -88,12 +88,17 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
 }
 
 pub(super) async fn body(mut response: Response) -> Result<Bytes, Failed> {
-    let mut body = Vec::new();
+    let (status, mut body) = (response.status().as_u16(), Vec::new());
     loop {
         match response.chunk().await {
             Ok(None) => return Ok(body.into()),
             Ok(Some(chunk)) if body.len() + chunk.len() <= BODY_AT_MOST => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Err(Failed::UpstreamNotConfirmed { status: None, why: "is too large" }),
+            Ok(Some(_)) => {
+                return Err(Failed::UpstreamNotConfirmed {
+                    status: Some(status),
+                    why: "with a body that is too large",
+                });
+            }
             Err(_) => return Err(Failed::OutcomeUnknown("the provider's answer broke off")),
         }
     }
@@ -124,14 +129,16 @@ fn says_success(body: &[u8]) -> bool {
     text.trim_ascii_start().starts_with('{') && serde_json::from_str::<Yes>(text).is_ok_and(|yes| yes.success)
 }
 
-/// Whether a body is an object that says of `success` something else than `true`, or twice something.
-fn says_otherwise(body: &[u8]) -> bool {
-    let text = std::str::from_utf8(body).unwrap_or_default();
+/// Whether a body begins as an object, and says of `success` something else than `true`, or twice something, or nobody
+/// knows what: it is cut off, or goes on behind its end. Of one that is encoded nobody can know.
+fn says_otherwise(body: &[u8], encoded: bool) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let text = text.trim_start_matches(|c: char| c == '\u{feff}' || c.is_ascii_whitespace());
     let said = || match serde_json::from_str::<Said>(text) {
         Ok(said) => said.success.is_some_and(|success| success != true),
-        Err(error) => error.is_data(),
+        Err(error) => error.is_data() || !encoded,
     };
-    text.trim_ascii_start().starts_with('{') && said()
+    text.starts_with('{') && said()
 }
 
 /// A body that says yes, if every reader reads the same in it and none reads the key; else ours.
