@@ -4,7 +4,7 @@
 mod certificate;
 mod jwt;
 
-pub use certificate::{Proven, may_issue};
+pub use certificate::{Proven, may_not_issue};
 
 use crate::clock::Timestamp;
 use crate::config;

@@ -39,11 +39,14 @@ fn expires(certificate: &EndEntityCert<'_>) -> Option<Timestamp> {
     end_s.checked_mul(1_000_000).map(Timestamp::from_micros)
 }
 
-/// Whether a certificate says that it may issue others (RFC 5280 §4.2.1.9). Nobody asks that of one that is trusted.
+/// Whether a certificate says that it may not issue others (RFC 5280 §4.2.1.9). Nobody asks that of one that is trusted.
+/// One that cannot be read as a client's, for its age (v1) or for what only authorities have (`policyConstraints`), does
+/// not say so.
 #[must_use]
-pub fn may_issue(certificate: &CertificateDer<'_>) -> bool {
-    let is_issuer = |read: EndEntityCert<'_>| Some(fault(&read, last_second(&read)?)? == Error::CaUsedAsEndEntity);
-    EndEntityCert::try_from(certificate).ok().and_then(is_issuer).unwrap_or(false)
+pub fn may_not_issue(certificate: &CertificateDer<'_>) -> bool {
+    let is_issuer =
+        |read: &EndEntityCert<'_>| fault(read, last_second(read)?).filter(|is| *is == Error::CaUsedAsEndEntity);
+    EndEntityCert::try_from(certificate).is_ok_and(|read| is_issuer(&read).is_none())
 }
 
 impl Proven {

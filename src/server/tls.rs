@@ -2,7 +2,7 @@
 //! request.
 
 use crate::config;
-use crate::identity::may_issue;
+use crate::identity::may_not_issue;
 use arc_swap::ArcSwap;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
@@ -44,12 +44,15 @@ fn verifier(auth: &config::ClientAuth, provider: Arc<CryptoProvider>) -> Result<
     let wrong = |e: &dyn std::fmt::Display| format!("{}: {e}", auth.ca_file.display());
     let mut roots = RootCertStore::empty();
     for certificate in config::file::certificates(&auth.ca_file)? {
-        if !may_issue(&certificate) {
+        roots.add(certificate.clone()).map_err(|e| wrong(&e))?;
+        if may_not_issue(&certificate) {
             let what = "holds a certificate that may not issue certificates (it is no CA): whoever has its key could be \
                 any caller; name the authority that issues those of the callers";
             return Err(wrong(&what));
         }
-        roots.add(certificate).map_err(|e| wrong(&e))?;
+    }
+    if roots.is_empty() {
+        return Err(wrong(&"holds no certificate"));
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };

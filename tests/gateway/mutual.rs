@@ -7,8 +7,8 @@ use crate::steps::{step, stepped};
 use crate::wire::{Response, connect, request, response};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    SanType, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -35,8 +35,13 @@ impl Clone for Identity {
 
 impl Authority {
     fn new() -> Self {
+        Self::with(vec![])
+    }
+
+    fn with(extensions: Vec<CustomExtension>) -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.custom_extensions = extensions;
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -283,4 +288,33 @@ fn whose_certificate_may_not_issue_others_is_no_authority() {
     assert!(gateway.log().contains("may not issue certificates"), "{}", gateway.log());
     let checked = command(&["check-config"], &gateway.config());
     assert_eq!(checked.status.code(), Some(64), "{checked:?}");
+}
+
+#[test]
+fn an_authority_whose_extensions_only_authorities_have_is_one() {
+    let provider = Provider::start();
+    // policyConstraints and inhibitAnyPolicy (RFC 5280 §4.2.1.11, §4.2.1.14), which must be critical.
+    for (id, value) in [(36, vec![0x30, 3, 0x80, 1, 0]), (54, vec![2, 1, 0])] {
+        let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, id], value);
+        extension.set_criticality(true);
+        let authority = Authority::with(vec![extension]);
+        let gateway = gateway(&provider, &authority, "");
+        assert_eq!(status(&gateway, &authority.issue(&[uri(SPIFFE)], |_| {})), Some(200), "{id}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_file_of_authorities_is_told_as_it_is() {
+    let (provider, authority) = (Provider::start(), Authority::new());
+    let (folder, text) = set_up(&provider, &authority, "");
+    std::fs::write(folder.path().join("gateway.toml"), text).unwrap();
+    for (file, words) in [
+        ("", "clients.pem: holds no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n", "clients.pem: invalid peer certificate"),
+    ] {
+        std::fs::write(folder.path().join("clients.pem"), file).unwrap();
+        let checked = command(&["check-config"], &folder.path().join("gateway.toml"));
+        let said = String::from_utf8(checked.stderr).unwrap();
+        assert!(checked.status.code() == Some(64) && said.contains(words) && !said.contains("no CA"), "{said}");
+    }
 }
