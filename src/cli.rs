@@ -49,7 +49,8 @@ const EXITS: &str = "Exit codes:
   64  the command line or the configuration is wrong
   69  a store, an address or a process is not available, or stdout cannot be written
   74  the ledger is broken
-  75  try again, or restart me; of freeze: something that it covers is still under way";
+  75  try again, or restart me; of freeze: something that it covers is still under way,
+      or nobody knows whether it is frozen";
 
 #[derive(Parser)]
 #[command(name = "wasend-gateway", version = version(), about = "A guard in front of one irreversible API call: deleting WhatsApp group pictures", after_help = EXITS)]

@@ -8,7 +8,7 @@ use crate::config;
 use crate::gateway::brake::{Stopped, doubts};
 use crate::id::{CallerName, RequestId, SessionId};
 use crate::ledger::freeze::{Covers, Freeze, Freezes, lasting, reason};
-use crate::ledger::postgres::Acting;
+use crate::ledger::postgres::{Acting, NotActed};
 use crate::ledger::sqlite::SqliteReader;
 use crate::ledger::{Ledger, NotRecorded, OpenError, Reader};
 use crate::server::control::{NotHeard, Said, Verb, ask};
@@ -131,8 +131,16 @@ fn freeze_for_all(section: &config::Ledger, options: &Freezing) -> Result<Exit, 
     let (covers, until) = (options.which.covers(), now.map(|(now, span)| now.after(span)));
     let said = Saying { json: options.json, covers: covers.clone(), until };
     let freeze = Freeze { covers, until, reason: options.reason.clone(), by: alone::user() };
-    ledger.freeze(freeze).map_err(fails)?;
+    ledger.freeze(freeze).map_err(|why| not_acted(&why))?;
     said.frozen_for_all(&ledger, &options.place)
+}
+
+/// What a database was asked for and did not confirm: as with a folder, 75 where nobody knows whether it is recorded.
+fn not_acted(why: &NotActed) -> Exit {
+    match why {
+        NotActed::Refused(error) => page::ledger(error),
+        NotActed::Doubtful(error) => complain(Exit::Restart, &error.to_string()),
+    }
 }
 
 /// `unfreeze`: 0 when it was frozen and is not any more, 1 when it was not.
@@ -143,9 +151,11 @@ pub(super) fn unfreeze(options: &Unfreezing) -> Exit {
     };
     let covers = options.which.covers();
     if section.postgres.is_some() {
-        let unfrozen = Acting::open(&section)
-            .and_then(|ledger| ledger.unfreeze(covers.clone(), options.reason.clone(), alone::user()));
-        return unfrozen.map_or_else(|error| page::ledger(&error), |any| unfrozen_is(any, &covers, options.json));
+        let unfrozen = Acting::open(&section).map_err(|error| page::ledger(&error)).and_then(|ledger| {
+            let unfrozen = ledger.unfreeze(covers.clone(), options.reason.clone(), alone::user());
+            unfrozen.map_err(|why| not_acted(&why))
+        });
+        return unfrozen.map_or_else(|exit| exit, |any| unfrozen_is(any, &covers, options.json));
     }
     let verb = Verb::Unfreeze { covers: covers.clone(), reason: options.reason.clone() };
     let any = match ask(&section.path, &verb, Said::unfrozen) {

@@ -27,7 +27,7 @@ mod tests;
 mod tls;
 mod writer;
 
-pub use acting::{Acting, Replica};
+pub use acting::{Acting, NotActed, Replica};
 pub(super) use arriving::Arriving;
 pub use asking::PostgresReader;
 pub use pruned::Pruning;

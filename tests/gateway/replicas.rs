@@ -215,6 +215,23 @@ fn a_brake_that_the_database_refuses_says_that_nothing_is_frozen() {
     }
 }
 
+#[test]
+fn a_brake_whose_commit_has_no_answer_says_that_it_may_be_frozen() {
+    let cluster = Cluster::of(1);
+    assert_eq!(deletion(cluster.replicas[0].listen).status, 200);
+    // The connection ends within COMMIT.
+    cluster.database.ask(
+        "CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS
+            'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
+        CREATE CONSTRAINT TRIGGER cut AFTER INSERT ON ledger.frozen DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION cut()",
+    );
+    let output = command(&["freeze", "--all", "--reason", "x"], &cluster.config());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(75) && said.contains("it may be recorded all the same"), "{said}");
+    assert!(!said.contains("nothing was recorded"), "{said}");
+}
+
 /// Where a process is made to kill itself, now and then.
 const POINTS: [&str; 11] = [
     "intent-before-begin",

@@ -42,6 +42,15 @@ pub struct Replica {
     pub open: u64,
 }
 
+/// Why a freeze, or the end of one, is not known to be recorded.
+#[derive(Debug)]
+pub enum NotActed {
+    /// Nothing was recorded.
+    Refused(OpenError),
+    /// COMMIT had no answer: it may be recorded.
+    Doubtful(OpenError),
+}
+
 impl Acting {
     /// Connects.
     ///
@@ -57,8 +66,8 @@ impl Acting {
     /// admitted before may still be under way, see [`Acting::covered`].
     ///
     /// # Errors
-    /// In words, which also say whether it may be recorded all the same.
-    pub fn freeze(&self, freeze: Freeze) -> Result<(), OpenError> {
+    /// In words, and whether it may be recorded all the same.
+    pub fn freeze(&self, freeze: Freeze) -> Result<(), NotActed> {
         let (answer, _nobody) = oneshot::channel();
         self.act(Op::Freeze(freeze, answer)).map(drop)
     }
@@ -67,8 +76,8 @@ impl Acting {
     ///
     /// # Errors
     /// As [`Acting::freeze`].
-    pub fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Result<bool, OpenError> {
-        let body = encoded(&Body::Unfreeze { covers: covers.clone(), reason, by })?;
+    pub fn unfreeze(&self, covers: Covers, reason: String, by: String) -> Result<bool, NotActed> {
+        let body = encoded(&Body::Unfreeze { covers: covers.clone(), reason, by }).map_err(NotActed::Refused)?;
         let (answer, _nobody) = oneshot::channel();
         Ok(self.act(Op::Unfreeze(covers, body, answer))? == Owed::Unfrozen(true))
     }
@@ -106,30 +115,30 @@ impl Acting {
     }
 
     /// One thing in one transaction.
-    fn act(&self, op: Op) -> Result<Owed, OpenError> {
+    fn act(&self, op: Op) -> Result<Owed, NotActed> {
         let mut database = self.database.borrow_mut();
-        let acted = self.runtime.block_on(async {
-            let (known, _) = database.lock_and_learn(&Asked::default(), "").await.map_err(not_recorded)?;
+        self.runtime.block_on(async {
+            let (known, _) = database.lock_and_learn(&Asked::default(), "").await.map_err(refused)?;
             let mut plan = Plan::behind(known);
             let owed = plan.take(&[op]).pop().unwrap_or(Owed::Late);
             if plan.is_empty() {
-                database.roll_back().await?;
+                database.roll_back().await.map_err(refused)?;
                 return Ok(owed);
             }
             match database.write(&plan, "").await {
                 Ended::Committed => Ok(owed),
-                Ended::Refused(fault) => Err(not_recorded(fault)),
+                Ended::Refused(fault) => Err(refused(fault)),
                 Ended::Doubtful(fault) => {
-                    Err(Fault::Lost(format!("{fault}; it may be recorded all the same: ask for the status")))
+                    let what = format!("{fault}; it may be recorded all the same: ask for the status");
+                    Err(NotActed::Doubtful(OpenError::Unusable(what)))
                 }
             }
-        });
-        Ok(acted?)
+        })
     }
 }
 
-fn not_recorded(fault: Fault) -> Fault {
-    Fault::Unfit(format!("nothing was recorded: {fault}"))
+fn refused(fault: Fault) -> NotActed {
+    NotActed::Refused(OpenError::Unusable(format!("nothing was recorded: {fault}")))
 }
 
 fn encoded(body: &Body) -> Result<Encoded, OpenError> {
