@@ -5,8 +5,8 @@ mod call;
 mod stage;
 
 use super::{Exit, page};
-use call::{Answer, delete};
-use stage::Stage;
+use call::Answer;
+use stage::{NotSet, Stage, Told};
 
 #[derive(clap::Args)]
 pub(super) struct Options {
@@ -92,52 +92,51 @@ const ACTS: [Act; 8] = [
     },
 ];
 
-fn perform(stage: &Stage, act: &Act) -> (Vec<String>, bool) {
+fn perform(stage: &mut Stage, act: &Act) -> Result<(Vec<String>, bool), Told> {
     let mut answer = Answer::default();
     for _ in 0..act.times {
-        answer = delete(stage.gateway(), act.target, act.token).unwrap_or_default();
+        answer = stage.call(act.target, act.token)?;
     }
     let code = answer.code();
     let expected = answer.status == act.status && code == act.code;
     let told = if code.is_empty() { answer.summary() } else { code };
-    (
-        vec![
-            act.shows.to_owned(),
-            answer.status.to_string(),
-            told,
-            answer.detail(),
-            if expected { "as expected" } else { "NOT EXPECTED" }.to_owned(),
-        ],
-        expected,
-    )
+    let row = vec![
+        act.shows.to_owned(),
+        answer.status.to_string(),
+        told,
+        answer.detail(),
+        if expected { "as expected" } else { "NOT EXPECTED" }.to_owned(),
+    ];
+    Ok((row, expected))
 }
 
 pub(super) fn run(options: &Options) -> Exit {
-    let mut stage = match Stage::set() {
-        Ok(stage) => stage,
-        Err(what) => {
-            page::complain(format_args!("the demo could not be set up: {what}"));
-            return Exit::Unavailable;
+    let shown = Stage::set().and_then(|mut stage| Ok(show(&mut stage, options)?));
+    match shown {
+        Ok(exit) => exit,
+        Err(NotSet::Told) => {
+            page::complain("the demo was told to end before its end");
+            Exit::No
         }
-    };
+        Err(NotSet::Fault(what)) => {
+            page::complain(format_args!("the demo could not be set up: {what}"));
+            Exit::Unavailable
+        }
+    }
+}
+
+fn show(stage: &mut Stage, options: &Options) -> Result<Exit, Told> {
     page::line("A sandbox stands in for the provider: nothing real is deleted.\n");
-    let mut all_expected = true;
-    let rows: Vec<_> = ACTS
-        .iter()
-        .map(|act| perform(&stage, act))
-        .map(|(row, expected)| {
-            all_expected &= expected;
-            row
-        })
-        .collect();
-    page::line(page::table(&["call", "status", "code or body", "detail", ""], rows));
+    let acts = ACTS.iter().map(|act| perform(stage, act)).collect::<Result<Vec<_>, _>>()?;
+    let mut all_expected = acts.iter().all(|(_, expected)| *expected);
+    page::line(page::table(&["call", "status", "code or body", "detail", ""], acts.into_iter().map(|(row, _)| row)));
     page::line("\nWhat the ledger says of all of them (`audit search`), newest first:\n");
-    let rows = stage.recorded();
+    let rows = stage.recorded()?;
     let recorded = rows.len();
     page::line(super::audit::table(rows));
-    // Ten calls (the runaway's three among them), each with its row.
     page::line("\nThe ledger is held against what was signed of it (`audit verify`):\n");
-    all_expected &= stage.verified();
+    all_expected &= stage.verified()?;
+    // Ten calls (the runaway's three among them), each with its row.
     all_expected &= recorded == ACTS.iter().map(|act| act.times).sum::<usize>();
     if options.once {
         let stopped = stage.strike();
@@ -146,10 +145,10 @@ pub(super) fn run(options: &Options) -> Exit {
         } else {
             "\nNot everything went as expected."
         });
-        return if all_expected && stopped { Exit::Done } else { Exit::No };
+        return Ok(if all_expected && stopped { Exit::Done } else { Exit::No });
     }
     page::line(stage.next_steps());
     stage.wait();
     stage.strike();
-    if all_expected { Exit::Done } else { Exit::No }
+    Ok(if all_expected { Exit::Done } else { Exit::No })
 }

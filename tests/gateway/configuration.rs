@@ -157,6 +157,51 @@ fn a_demo_whose_terminal_is_closed_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_demo_that_is_told_to_end_ends_at_once_whatever_it_waits_for() {
+    for (stalled, signal) in [("recovery-begin=stall", "TERM"), ("accept=stall", "INT")] {
+        let temporary = tempfile::tempdir().unwrap();
+        let demo = Command::new(BINARY)
+            .args(["demo", "--once"])
+            .env("TMPDIR", temporary.path())
+            .env(crate::crash::FAILPOINTS, stalled)
+            .stdout(Stdio::null())
+            .spawn();
+        let (mut demo, mut children) = (demo.unwrap(), Vec::new());
+        eventually("both have begun", || {
+            let of = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", demo.id())).unwrap();
+            children = of.split_whitespace().map(|id| format!("/proc/{id}")).collect();
+            children.len() == 2
+        });
+        let told = Command::new("kill").arg(format!("-{signal}")).arg(demo.id().to_string()).status();
+        assert!(told.unwrap().success());
+        let mut ended = None;
+        eventually("it ends", || {
+            ended = demo.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert!(!children.iter().any(|child| std::path::Path::new(child).exists()), "{stalled}: {children:?}");
+        let left = temporary.path().read_dir().unwrap().count();
+        assert_eq!((ended.unwrap().code(), left), (Some(1), 0), "{stalled}: not all was shown");
+    }
+}
+
+#[test]
+fn a_demo_goes_on_without_its_terminal_where_it_was_told_to() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut demo = Command::new("sh");
+    let words = format!("trap '' HUP; exec {BINARY} demo");
+    let mut demo = demo.args(["-c", &words]).env("TMPDIR", temporary.path()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("It goes on running")));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", demo.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    let told = Command::new("kill").arg(demo.id().to_string()).status();
+    assert!(told.unwrap().success() && demo.wait().unwrap().success());
+    assert_eq!(ignored & 1, 1, "nohup says that HUP ends nothing");
+}
+
+#[test]
 fn the_demo_fits_into_a_narrow_terminal() {
     let words = format!("stty cols 80 && {BINARY} demo --once");
     let output = Command::new("script").args(["-qec", &words, "/dev/null"]).output().unwrap();
