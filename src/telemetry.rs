@@ -88,6 +88,9 @@ pub struct Metrics {
     pub limits_failures: Family<Kind, Counter>,
 }
 
+const LIMITS_FAILURES: [&str; 7] =
+    ["timeout", "connection", "not-connected", "refused", "configuration", "foreign", "answer"];
+
 fn seconds() -> Histogram {
     Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 25.0])
 }
@@ -99,13 +102,20 @@ fn counted(kinds: &[&'static str]) -> Family<Kind, Counter> {
     family
 }
 
+/// Refusals that somebody has to do something about, in the same way.
+fn refused(reasons: &[&'static str]) -> Family<Decision, Counter> {
+    let family = Family::default();
+    reasons.iter().for_each(|reason| drop(family.get_or_create(&Decision { decision: "refused", reason })));
+    family
+}
+
 impl Metrics {
     /// Registers everything.
     #[must_use]
     pub fn new() -> (Self, Registry) {
         let metrics = Self {
-            requests: Family::default(),
-            upstream: Family::default(),
+            requests: refused(&["ledger-unavailable", "frozen", "budget-exhausted"]),
+            upstream: counted(&["upstream-credentials-refused"]),
             outcomes: counted(&["deleted", "refused", "not-sent", "unknown"]),
             stages: Family::new_with_constructor(seconds),
             commit_entries: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0]),
@@ -121,7 +131,7 @@ impl Metrics {
             reloads: counted(&["applied", "refused"]),
             policy_stale: Gauge::default(),
             limits_seconds: seconds(),
-            limits_failures: Family::default(),
+            limits_failures: counted(&LIMITS_FAILURES),
         };
         let mut registry = Registry::with_prefix("wasend_gateway");
         registry.register("requests", "Requests by decision and reason", metrics.requests.clone());

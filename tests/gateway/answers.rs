@@ -3,8 +3,9 @@
 use crate::provider::{Provider, Reply};
 use crate::running::{Gateway, KEY, TARGET, TOKEN, caller, configuration, eventually};
 use crate::wire::{connect, delete, delete_with, get, response};
+use rustix::net::{AddressFamily, SocketType};
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 use std::time::Duration;
 
 /// A whole answer of the provider, as bytes.
@@ -209,11 +210,20 @@ fn the_log_says_once_what_is_wrong_with_the_provider_and_once_that_it_is_over() 
     delete(gateway.listen, TARGET, TOKEN);
     delete(gateway.listen, TARGET, TOKEN);
     eventually("that too", || lines("the provider asks to be left alone") == ["WARN\""]);
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let gateway = Gateway::start(&format!("http://{gone}"));
+    let nobody = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&nobody, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddr::try_from(rustix::net::getsockname(&nobody).unwrap()).unwrap();
+    let gateway = Gateway::start(&format!("http://{address}"));
     delete(gateway.listen, TARGET, TOKEN);
     delete(gateway.listen, TARGET, TOKEN);
-    eventually("and this", || gateway.log().matches("the provider cannot be reached").count() == 1);
+    let lines = |words: &str| gateway.log().matches(words).count();
+    eventually("and this", || lines("the provider cannot be reached") == 1);
+    rustix::net::listen(&nobody, 8).unwrap();
+    let accepted = std::thread::spawn(move || drop(TcpListener::from(nobody).accept()));
+    delete(gateway.listen, TARGET, TOKEN);
+    eventually("and its end", || lines("the provider can be reached again") == 1);
+    assert_eq!(lines("the provider cannot be reached"), 1);
+    accepted.join().unwrap();
 }
 
 #[test]
@@ -367,6 +377,11 @@ fn the_ports_know_nothing_of_each_other() {
     for line in [
         "wasend_gateway_requests_total{decision=\"allowed\",reason=\"ok\"} 1",
         "wasend_gateway_outcomes_total{kind=\"deleted\"} 1",
+        "wasend_gateway_requests_total{decision=\"refused\",reason=\"ledger-unavailable\"} 0",
+        "wasend_gateway_requests_total{decision=\"refused\",reason=\"frozen\"} 0",
+        "wasend_gateway_requests_total{decision=\"refused\",reason=\"budget-exhausted\"} 0",
+        "wasend_gateway_upstream_answers_total{kind=\"upstream-credentials-refused\"} 0",
+        "wasend_gateway_limits_failures_total{kind=\"timeout\"} 0",
         "wasend_gateway_outcomes_total{kind=\"unknown\"} 0",
         "wasend_gateway_reloads_total{kind=\"refused\"} 0",
         "wasend_gateway_resolutions_total{kind=\"indeterminate\"} 0",
