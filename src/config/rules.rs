@@ -46,9 +46,9 @@ impl Rule {
     pub(super) fn read(mut section: Section) -> Self {
         let sessions = section.list("sessions", session).unwrap_or_default();
         let groups = section.list("groups", group).unwrap_or_default();
-        let file = section.path("groups_file");
-        let names_file = file.is_some();
-        let listed = file.filter(|_| !section.reading.without_files).and_then(|file| Listed::read(&file, &section));
+        let names_file = section.has("groups_file");
+        let listed = section.path("groups_file").filter(|_| !section.reading.without_files);
+        let listed = listed.and_then(|file| Listed::read(&file, &section));
         let (from, expires) = (section.list("from", network), section.parsed_if_there("expires", expiry));
         if sessions.is_empty() {
             section.empty("sessions", "is empty, so the rule covers nothing; write [\"*\"] for every session");

@@ -95,6 +95,11 @@ impl Section {
         }
     }
 
+    /// Whether something stands under this name, whatever it is.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.rest.contains_key(name)
+    }
+
     fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.rest.remove(name)

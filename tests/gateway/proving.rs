@@ -53,19 +53,6 @@ fn vkey(gateway: &Gateway) -> String {
 }
 
 #[test]
-fn a_copy_of_the_checkpoint_that_is_gone_is_missed() {
-    let provider = Provider::start();
-    let mut gateway = start(&provider);
-    gateway.stop();
-    let verify = || said(&command(&["audit", "verify"], &gateway.config()));
-    let (code, words) = verify();
-    assert!(code == Some(0) && !words.contains("is not there"), "{words}");
-    std::fs::remove_file(gateway.folder.path().join("elsewhere")).unwrap();
-    let (code, words) = verify();
-    assert!(code == Some(0) && words.contains("ledger.checkpoint_copy") && words.contains("is not there"), "{words}");
-}
-
-#[test]
 fn a_request_is_proven_beside_a_running_gateway_and_go_agrees() {
     let provider = Provider::start();
     let gateway = start(&provider);
