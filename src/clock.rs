@@ -103,6 +103,12 @@ impl Timestamp {
         text.parse::<jiff::Timestamp>().ok().map(|t| Self(t.as_microsecond()))
     }
 
+    /// The first moment of its day in UTC.
+    #[must_use]
+    pub fn day(self) -> Self {
+        Self(self.0 - self.0.rem_euclid(86_400_000_000))
+    }
+
     /// This much earlier; stops at the first time that can be written down, in the year -9999.
     #[must_use]
     pub fn before(self, span: Duration) -> Self {

@@ -206,7 +206,7 @@ impl FailedAuthentications {
         };
         let cell = usize::try_from(self.hasher.hash_one(peer) % FAILED_CELLS as u64).unwrap_or(0);
         self.limiter.check_key(&(cell, Mode::Take)).map(|_| ()).map_err(|not_until| Refused::RateLimited {
-            whose: "too many failed authentications from this address".to_owned(),
+            whose: "too many failed authentications from this address or its network".to_owned(),
             retry_after_s: not_until.wait_time_from(moment()).as_secs() + 1,
         })
     }

@@ -63,11 +63,14 @@ pub(super) fn router(gateway: Arc<Gateway>, registry: Registry, log: Published) 
 async fn plain<H, A: Future<Output = Response>>(request: Request, of: H, answer: impl Fn(H, Request) -> A) -> Response {
     let fields = request.headers();
     let one_host = fields.get_all(header::HOST).iter().count() == 1;
+    let peer = request.extensions().get::<Peer>().map(|Peer(ip)| ip.to_string());
+    let refused = |status: StatusCode| {
+        tracing::warn!(status = status.as_u16(), peer, "the operators' port refused who asked");
+    };
     if request.version() == Version::HTTP_11 && one_host && !fields.contains_key(header::TRANSFER_ENCODING) {
-        let peer = request.extensions().get::<Peer>().map(|Peer(ip)| ip.to_string());
         let response = answer(of, request).await;
         if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            tracing::warn!(status = response.status().as_u16(), peer, "the operators' port refused who asked");
+            refused(response.status());
         }
         return response;
     }
@@ -75,6 +78,7 @@ async fn plain<H, A: Future<Output = Response>>(request: Request, of: H, answer:
         "send HTTP/1.1 with one `Host` and, where there is a body, `Content-Length` instead of `Transfer-Encoding`";
     let mut response = withheld(Withheld::BadRequest(what.to_owned()));
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refused(response.status());
     response
 }
 

@@ -362,6 +362,10 @@ fn what_is_asked_with_a_token_is_plain_and_nothing_else_is_looked_at() {
         }
     }
     assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200, "nothing is frozen");
+    eventually("the last is logged", || gateway.log().matches("the operators' port refused who asked").count() == 28);
+    assert!(
+        gateway.log().lines().any(|line| line.contains("\"status\":400") && line.contains("\"peer\":\"127.0.0.1\""))
+    );
     let plain = format!("POST /api/v1/freeze HTTP/1.1\r\n{host}{staff}{length}\r\n{body}");
     assert_eq!(exchange(gateway.ops, plain.as_bytes(), 1)[0].status, 200);
 }

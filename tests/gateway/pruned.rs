@@ -2,6 +2,7 @@
 
 use crate::old::{Old, python};
 use std::path::Path;
+use std::process::Command;
 
 /// A request id of which no entry speaks.
 const NOBODYS: &str = "01900000-0000-7000-8000-ffffffffffff";
@@ -48,6 +49,15 @@ fn who_asks_for_what_was_pruned_is_told_and_who_does_not_is_not() {
         let (_, words) = old.run(&[&["audit"], asked].concat());
         assert!(words.contains("entries before 512 were pruned"), "{asked:?}: {words}");
     }
+    let prune = old.run(&["audit", "export"]).1;
+    let prune = prune.lines().find(|line| line.contains("\"kind\":\"prune\"")).unwrap();
+    let of = prune.split("\"before\":\"").nth(1).unwrap();
+    let next =
+        Command::new("date").args(["-u", "+%FT00:00:00Z", "-d", &format!("{} 1 day", &of[..10])]).output().unwrap();
+    let next = String::from_utf8(next.stdout).unwrap();
+    let whole = |time: &str| old.run(&["audit", "stats", "--since", time]).1.contains("were pruned");
+    assert!(whole(&format!("{}T23:59:59.999999Z", &of[..10])), "of a day all is counted");
+    assert!(!whole(next.trim()), "what went is not of this day: {next}");
     for asked in [["stats", "--since", "7d"], ["search", "--since", "7d"], ["search", "--limit", "1"]] {
         let (_, words) = old.run(&[&["audit"], &asked[..]].concat());
         assert!(!words.contains("were pruned"), "what went is not asked for: {asked:?}: {words}");

@@ -6,7 +6,6 @@ use crate::clock::Timestamp;
 use crate::ledger::stats::{Span, Tally};
 use crate::ledger::{OpenError, Reader};
 use std::io::IsTerminal;
-use std::time::Duration;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Options {
@@ -20,7 +19,6 @@ pub(in crate::cli) struct Options {
     until: Option<Timestamp>,
 }
 
-const DAY: Duration = Duration::from_secs(86_400);
 const COLUMNS: [&str; 9] =
     ["day", "caller", "deleted", "refused", "not-sent", "unknown", "open", "refused-here", "dry-run"];
 /// How wide the longest bar is.
@@ -40,7 +38,7 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
         return Ok(Exit::Usage);
     }
     // Of the day in which it begins all is counted.
-    mention_pruned(ledger, options.since.map(|since| since.before(DAY)))?;
+    mention_pruned(ledger, options.since.map(Timestamp::day))?;
     let tallies = ledger.stats(Span { since: options.since, until: options.until })?;
     if options.common.json {
         page::json_lines(tallies);
