@@ -262,6 +262,19 @@ pub enum OpenError {
     Damaged(String),
 }
 
+impl OpenError {
+    /// What is bad about a ledger that is not the one that was opened any more says nothing.
+    fn if_there(self, ledger: &(impl Reader + ?Sized)) -> Self {
+        match self {
+            Self::Damaged(_) if !ledger.is_there() => Self::Unusable(
+                "the ledger was removed or replaced, or a process began to serve it, while it was read; ask again"
+                    .into(),
+            ),
+            error @ (Self::Held(_) | Self::Unusable(_) | Self::Damaged(_)) => error,
+        }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -288,7 +301,7 @@ pub trait Reader {
     /// In words, when the store cannot be read.
     fn length(&self) -> Result<u64, OpenError>;
 
-    /// Whether this is still what is there under the ledger's name: else nothing comes any more.
+    /// Whether this is still what is there under the ledger's name, and can be read on: else nothing comes any more.
     fn is_there(&self) -> bool {
         true
     }

@@ -9,7 +9,7 @@ use super::entry::{Body, encode};
 use super::prune::{Edge, Pruned};
 use super::sqlite::{Leaving, SqliteReader};
 use super::tree::{Head, TileData};
-use super::verify::{Kept, Report, verify};
+use super::verify::{Kept, Report, verify, verify_log};
 use super::{OpenError, postgres::Arriving};
 use crate::config;
 use crate::failpoint;
@@ -159,9 +159,11 @@ pub fn copy(from: &config::Ledger, to: &config::Ledger, by: &str, progress: Prog
             Ok::<_, OpenError>(note.map(|note| Kept { place: file.display().to_string(), note }))
         });
         let kept = kept.transpose()?.flatten();
-        check(&SqliteReader::open(&from.path)?, &key, kept.as_ref(), &luggage, |done, all| {
+        // Its search data do not go along.
+        let verified = verify_log(&SqliteReader::open(&from.path)?, &key, kept.as_slice(), |done, all| {
             progress(Step::Verifying, done, all);
-        })?;
+        });
+        check(&verified?, &luggage)?;
         entries(&source, &mut target, &luggage, progress)?;
         whole(&source, &mut target, &luggage, &key, progress)?;
         failpoint::hit("copy-before-mark");
@@ -199,17 +201,10 @@ fn begin(target: &mut Arriving, luggage: &Luggage, state: Target) -> Result<(), 
     }
 }
 
-/// Holds a ledger against what was signed: all of it has to be covered, and nothing may be open.
-fn check<L: super::Reader + super::ProofReader>(
-    ledger: &L,
-    key: &VerifyingKey,
-    kept: Option<&Kept>,
-    luggage: &Luggage,
-    progress: impl FnMut(u64, u64),
-) -> Result<Report, OpenError> {
-    let report = verify(ledger, key, kept.map_or(&[], std::slice::from_ref), progress)?;
+/// Of a ledger that was verified, all has to be covered by what was signed, and nothing may be open.
+fn check(report: &Report, luggage: &Luggage) -> Result<(), OpenError> {
     let is_whole = report.signed == Some(luggage.head) && report.entries == luggage.head.size && report.open.is_empty();
-    if is_whole { Ok(report) } else { Err(OpenError::Damaged("the ledger changed while it was copied".to_owned())) }
+    if is_whole { Ok(()) } else { Err(OpenError::Damaged("the ledger changed while it was copied".to_owned())) }
 }
 
 fn entries(
@@ -287,7 +282,8 @@ fn whole(
     target.seal(luggage, |done, all| progress(Step::Hashing, done, all))?;
     target.index(|done, all| progress(Step::Indexing, done, all))?;
     let kept = Kept { place: "the folder's checkpoint".to_owned(), note: luggage.note.clone() };
-    check(&target.reader()?, key, Some(&kept), luggage, |done, all| progress(Step::VerifyingCopy, done, all))?;
+    let verified = verify(&target.reader()?, key, &[kept], |done, all| progress(Step::VerifyingCopy, done, all));
+    check(&verified?, luggage)?;
     target.found_whole(luggage)
 }
 

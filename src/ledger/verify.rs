@@ -104,11 +104,34 @@ pub fn verify<L: Reader + ProofReader>(
     ledger: &L,
     key: &VerifyingKey,
     kept: &[Kept],
+    progress: impl FnMut(u64, u64),
+) -> Result<Report, OpenError> {
+    // Before all else: the ledger only grows, so what is searchable now is there when the length is read.
+    verify_with(ledger, key, kept, ledger.search_data(), progress).map_err(|error| error.if_there(ledger))
+}
+
+/// The same without the search data, for who takes the log and leaves them.
+///
+/// # Errors
+/// Those of [`verify`].
+pub(super) fn verify_log<L: Reader + ProofReader>(
+    ledger: &L,
+    key: &VerifyingKey,
+    kept: &[Kept],
+    progress: impl FnMut(u64, u64),
+) -> Result<Report, OpenError> {
+    verify_with(ledger, key, kept, Ok(None), progress).map_err(|error| error.if_there(ledger))
+}
+
+fn verify_with<'a, L: Reader + ProofReader>(
+    ledger: &'a L,
+    key: &VerifyingKey,
+    kept: &'a [Kept],
+    search: Result<Option<Box<dyn SearchData + 'a>>, OpenError>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Report, OpenError> {
-    // In this order: the ledger only grows, so what is searchable now is there when the length is read, and so is what is
-    // signed; what says that entries were pruned is signed. What is wrong with the search data is told last.
-    let search = ledger.search_data();
+    // In this order: what is signed now is there when the length is read, and what says that entries were pruned is
+    // signed. What is wrong with the search data is told last.
     let pruned = ledger.pruned()?;
     let note = if ledger.has_tree() { ledger.checkpoint()? } else { None };
     let standing = ledger.standing()?;

@@ -97,3 +97,17 @@ fn a_move_is_known_as_done_when_the_entry_that_says_so_was_pruned() {
     let (code, words) = moving.copy("");
     assert!(code == Some(69) && words.contains("is not that database"), "{code:?} {words}");
 }
+
+#[test]
+fn broken_search_data_stay_behind_and_keep_no_ledger_from_moving() {
+    let moving = Moving::new();
+    let mut gateway = moving.serve();
+    moving.ready();
+    assert_eq!(delete(gateway.listen, TARGET, TOKEN).status, 200);
+    assert!(gateway.stop().success());
+    std::fs::write(moving.ledger().join("search.db"), "no database").unwrap();
+    assert_eq!(run(&["audit", "verify"], &moving.config()).0, Some(74));
+    let (code, words) = moving.copy("");
+    assert_eq!(code, Some(0), "{words}");
+    done(&["audit", "verify"], &moving.cluster.config());
+}

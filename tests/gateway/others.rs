@@ -2,12 +2,14 @@
 
 use crate::provider::Provider;
 use crate::restoring::{said, text};
+use crate::restoring_again::Ended;
 use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::delete;
 use std::fs::Permissions;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Nobody's, as far as this machine knows.
 const NOBODY: u32 = 65534;
@@ -233,5 +235,43 @@ fn a_ledger_that_nobody_can_write_is_read_as_it_is_and_a_folder_that_one_user_ma
         let words = [&[BINARY], words, &["--ledger", text(&kept)]].concat();
         let (code, said) = said(&Command::new(words[0]).args(&words[1..]).output().unwrap());
         assert!(code == Some(0), "{words:?}: {said}");
+    }
+}
+
+#[test]
+fn who_follows_a_ledger_that_is_read_as_it_is_is_told_once_it_is_served_elsewhere() {
+    if !is_root() {
+        return;
+    }
+    let provider = Provider::start();
+    let configuration = configuration(&provider.url(), &[], &caller("moderation", TOKEN, ""));
+    let mut gateway = Gateway::with(&configuration);
+    assert!(gateway.stop().success());
+    let seen = Seen(tempfile::tempdir().unwrap());
+    let ledger = gateway.folder.path().join("ledger");
+    let mounted = Command::new("mount").args(["--bind", "-o", "ro"]).arg(&ledger).arg(seen.0.path()).status();
+    assert!(mounted.unwrap().success());
+    let follow = ["audit", "tail", "-f", "--ledger", text(seen.0.path())];
+    let follower = Command::new(BINARY).args(follow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut follower = Ended(follower);
+    follower.0.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    let again = Gateway::in_folder(gateway.folder.clone(), &configuration, &[]);
+    let mut code = None;
+    eventually("it ends", || {
+        code = follower.0.try_wait().unwrap().map(|status| status.code());
+        code.is_some()
+    });
+    let mut words = String::new();
+    follower.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+    assert!(code == Some(Some(75)) && words.contains("a process serves it now"), "{code:?} {words}");
+    drop(again);
+}
+
+/// A place where a folder is mounted, until this goes.
+struct Seen(tempfile::TempDir);
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
 }

@@ -234,7 +234,7 @@ fn who_follows_a_log_that_another_one_replaces_is_told_and_so_is_who_goes_on_beh
 }
 
 /// A process that ends with the test.
-struct Ended(Child);
+pub struct Ended(pub Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

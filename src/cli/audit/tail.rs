@@ -41,8 +41,8 @@ pub(super) fn run(options: &Options, ledger: &dyn Reader) -> Result<Exit, OpenEr
         // In a database a new log takes the old one's place under its name.
         if !ledger.is_there() || ledger.length()? < from {
             page::complain(
-                "the ledger that was followed was removed or replaced, by a restore for one: what comes now stands \
-                 elsewhere; begin again",
+                "the ledger that was followed was removed or replaced, by a restore for one, or a process serves it now \
+                 that was read as nobody's: what comes now is not seen here; begin again",
             );
             return Ok(Exit::Restart);
         }

@@ -43,7 +43,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    fn sqlite() -> Self {
+    pub(super) fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let config = config::Ledger { path, reserve_bytes: 65_536, ..config::Ledger::default() };

@@ -45,8 +45,7 @@ impl SqliteReader {
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        let (db, file) = (database::open_to_read(folder)?, folder.join(database::FILE));
-        let file = Watched::new(file.clone()).map_err(|e| OpenError::Unusable(format!("{}: {e}", file.display())))?;
+        let (db, file) = database::open_to_watch(folder)?;
         Ok(Self { folder: folder.to_owned(), db, file, tree: OnceCell::new() })
     }
 

@@ -3,6 +3,7 @@
 //! The path of a commit touches ordered keys alone: `entry` grows at its end, `in_flight` holds the few
 //! intents without an outcome under their sequence numbers.
 
+use super::folder::Watched;
 use super::{folder as place, moving, standing};
 use crate::ledger::OpenError;
 use crate::ledger::verify::Standing;
@@ -197,9 +198,16 @@ pub(super) fn tables(db: &Connection) -> rusqlite::Result<()> {
 
 /// Opens the database beside whoever writes to it. A file that is not a ledger that this version knows is not read.
 pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
+    open_to_watch(folder).map(|(db, _)| db)
+}
+
+/// The same, and its file as it was then.
+pub(super) fn open_to_watch(folder: &Path) -> Result<(Connection, Watched), OpenError> {
     let none = format!("there is no ledger in {}; `serve` makes one", folder.display());
     let file = place::readable(folder, FILE, &none)?;
     let (name, flags) = place::reading(&file)?;
+    let watched = Watched::read_with(file.clone(), flags);
+    let watched = watched.map_err(|e| OpenError::Unusable(format!("{}: {e}", file.display())))?;
     let open = || -> rusqlite::Result<Connection> {
         let db = Connection::open_with_flags(&name, flags)?;
         db.busy_timeout(std::time::Duration::from_secs(5))?;
@@ -208,7 +216,7 @@ pub(super) fn open_to_read(folder: &Path) -> Result<Connection, OpenError> {
     };
     let db = open().map_err(|e| unusable(folder, "cannot be read", &e))?;
     no_other(of_others(&db), &file)?;
-    Ok(db)
+    Ok((db, watched))
 }
 
 /// Whether the numbers of the entries begin at 0, or where the log was pruned, and leave room: rows outside are nobody's

@@ -29,16 +29,30 @@ pub(super) struct Watched {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// It is read as it is, so nobody may begin to write it: its length and when it was changed.
+    still: Option<(u64, i64, i64)>,
 }
 
 impl Watched {
     pub(super) fn new(path: PathBuf) -> std::io::Result<Self> {
         let is = std::fs::metadata(&path)?;
-        Ok(Self { path, device: is.dev(), inode: is.ino() })
+        Ok(Self { path, device: is.dev(), inode: is.ino(), still: None })
+    }
+
+    /// A database that is about to be opened with these flags of [`reading`].
+    pub(super) fn read_with(path: PathBuf, flags: OpenFlags) -> std::io::Result<Self> {
+        let is = std::fs::metadata(&path)?;
+        let still = flags.contains(AS_IT_IS).then(|| (is.len(), is.mtime(), is.mtime_nsec()));
+        Ok(Self { path, device: is.dev(), inode: is.ino(), still })
     }
 
     pub(super) fn is_there(&self) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|is| (is.dev(), is.ino()) == (self.device, self.inode))
+        let Ok(is) = std::fs::metadata(&self.path) else { return false };
+        let is_written = self.still.is_some_and(|still| {
+            still != (is.len(), is.mtime(), is.mtime_nsec())
+                || ["-wal", "-shm"].iter().any(|end| beside(&self.path, end))
+        });
+        (is.dev(), is.ino()) == (self.device, self.inode) && !is_written
     }
 }
 
@@ -214,23 +228,29 @@ pub(super) fn readable(folder: &Path, name: &str, none: &str) -> Result<PathBuf,
     Err(OpenError::Unusable(format!("{file} may not be read by this user, uid {user}: {error}")))
 }
 
+/// Whether the database has that file of SQLite's beside it.
+fn beside(database: &Path, end: &str) -> bool {
+    let mut name = database.as_os_str().to_owned();
+    name.push(end);
+    Path::new(&name).exists()
+}
+
+/// Only what is read as it is has its name as a URI.
+const AS_IT_IS: OpenFlags = OpenFlags::SQLITE_OPEN_URI;
+
 /// How a database is opened for reading, by its name or as a URI. As long as nobody has it open, SQLite makes a file beside
-/// it to read it; where the disk cannot be written, nobody changes it, and it is read as it is.
+/// it to read it; where that cannot be made, it is read as it is. Of a disk that is mounted elsewhere too, somebody may
+/// begin to write it all the same: [`Watched::read_with`] notices.
 pub(super) fn reading(file: &Path) -> Result<(PathBuf, OpenFlags), OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let is_beside = |end: &str| {
-        let mut name = file.as_os_str().to_owned();
-        name.push(end);
-        Path::new(&name).exists()
-    };
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match access(folder, Access::WRITE_OK) {
-        _ if is_beside("-shm") => Ok((file.to_owned(), flags)),
-        Err(Errno::ROFS) if !is_beside("-wal") => {
+        _ if beside(file, "-shm") => Ok((file.to_owned(), flags)),
+        Err(Errno::ROFS) if !beside(file, "-wal") => {
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
             let spelt = |byte: u8| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
             let path: String = file.as_os_str().as_bytes().iter().copied().map(spelt).collect();
-            Ok((PathBuf::from(format!("file:{path}?immutable=1")), flags | OpenFlags::SQLITE_OPEN_URI))
+            Ok((PathBuf::from(format!("file:{path}?immutable=1")), flags | AS_IT_IS))
         }
         Err(error) => {
             let user = rustix::process::geteuid().as_raw();
