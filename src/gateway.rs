@@ -291,7 +291,7 @@ impl Gateway {
             return Err(Refused::ShuttingDown);
         }
         let caller = authenticate::authenticate(accepted, certificate, &live.identity, &self.failed, trace)?;
-        let permit = authorize::authorize(caller, &live.policy, &live.budgets, &self.ledger.freezes(), trace)?;
+        let permit = authorize::authorize(caller, &live.policy, &live.budgets, &*self.ledger, trace)?;
         limit::limit(permit, self.upstream.held_back(), &live.rates, &self.slots)
     }
 

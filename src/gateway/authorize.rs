@@ -7,9 +7,9 @@ use crate::config::{self, Budget};
 use crate::error::{NotAdmitted, NotAllowed, Refused};
 use crate::failpoint;
 use crate::id::{CallerName, RequestId, SessionId, Target};
+use crate::ledger::Ledger;
 use crate::ledger::admission::Asked;
 use crate::ledger::entry::Intention;
-use crate::ledger::freeze::Freezes;
 use crate::policy::{Policy, Question};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ impl Budgets {
 }
 
 /// Asks the policy, then the freezes that this process knows of: so a frozen request takes nothing from a rate. Whether
-/// it is frozen is decided when its intent is recorded.
+/// it is frozen is decided when its intent is recorded. Rules go by this process's clock, freezes by the ledger's.
 ///
 /// # Errors
 /// 403 with the reason.
@@ -50,7 +50,7 @@ pub fn authorize(
     caller: Caller,
     policy: &Policy,
     budgets: &Budgets,
-    freezes: &Freezes,
+    ledger: &dyn Ledger,
     trace: &mut Trace,
 ) -> Result<Permit, Refused> {
     failpoint::hit("authorize");
@@ -58,7 +58,8 @@ pub fn authorize(
     let decision = policy.decide(&Question::new(name, trace.peer, target, now));
     trace.rule = decision.as_ref().map_or_else(NotAllowed::rule, |rule| Some(Arc::clone(rule)));
     let rule = decision?;
-    if let Some(freeze) = freezes.covering(name, &target.session, now) {
+    let freezes = ledger.freezes();
+    if let Some(freeze) = freezes.covering(name, &target.session, ledger.now()) {
         return Err(NotAdmitted::Frozen(freeze.reason.clone()).into());
     }
     let budgets = budgets.0.get(name).map(Arc::clone).unwrap_or_default();

@@ -194,6 +194,16 @@ fn replicas_go_by_the_clock_of_their_database_whatever_their_own_ones_say() {
             cluster.database.ask(&format!("SELECT '{until}'::timestamptz - now() BETWEEN '59 min' AND '61 min'"));
         assert_eq!(lasts, "t", "{at}: {until}");
     }
+    // Before a rate and the budget is asked: neither lets through what is frozen, nor refuses what is not any more.
+    let over = "UPDATE ledger.frozen SET body = regexp_replace(body, '\"until\":\"[^\"]*\"',
+        '\"until\":\"' || to_char(now() AT TIME ZONE 'UTC' - interval '1 second',
+            'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') || '\"')";
+    cluster.database.ask(over);
+    for at in [1, 2, 0] {
+        crate::running::eventually("it has heard that the freeze is over", || ask(at, "8").1 != "frozen");
+        let (status, code) = ask(at, "8");
+        assert_eq!((status, &*code), SPENT, "{at}");
+    }
     let ended = cluster.database.ask(NOW);
     for entry in replicas[0].entries() {
         let time = entry["time"].as_str().unwrap();
