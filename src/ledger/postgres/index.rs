@@ -245,7 +245,7 @@ pub(super) struct Comparing<'a> {
     open: HashMap<String, Open>,
     /// How many rows the entries lead to, how many of them have an outcome, and how many a resolution.
     rows: [i64; 3],
-    /// Requests with an unknown outcome and no resolution.
+    /// Requests with a row, an unknown outcome and no resolution.
     unknown: HashSet<String>,
 }
 
@@ -283,10 +283,18 @@ impl<'a> Comparing<'a> {
         Ok(())
     }
 
-    /// Where what they are about was pruned meanwhile, what was found says nothing.
-    fn unless_pruned(&self, compared: Result<(), OpenError>) -> Result<(), OpenError> {
-        if compared.is_err() && self.db.first()? != self.reach.start {
+    /// Where what they are about was pruned meanwhile, or they were begun anew, what was found says nothing.
+    fn unless_changed(&self, compared: Result<(), OpenError>) -> Result<(), OpenError> {
+        if compared.is_ok() {
+            return compared;
+        }
+        if self.db.first()? != self.reach.start {
             return Err(OpenError::Unusable("the ledger is being pruned; verify it again".to_owned()));
+        }
+        let (base, next) = reach(self.db)?;
+        if base != self.reach.start || next < self.reach.end {
+            let words = "the search data were begun anew meanwhile; verify it again";
+            return Err(OpenError::Unusable(words.to_owned()));
         }
         compared
     }
@@ -319,12 +327,13 @@ impl SearchData for Comparing<'_> {
     fn see(&mut self, seq: u64, entry: &Glance<'_>) -> Result<(), OpenError> {
         if self.reach.contains(&seq) {
             self.adds.see(seq, entry, &mut self.open);
-            if &*entry.outcome == "unknown" {
+            // One whose intent was pruned has no row.
+            if &*entry.outcome == "unknown" && self.adds.ended.2.last() == Some(&seq.cast_signed()) {
                 self.unknown.insert(entry.request_id.to_string());
             }
             if (seq + 1 - self.reach.start).is_multiple_of(READ_AT_MOST) {
                 let compared = self.compare();
-                return self.unless_pruned(compared);
+                return self.unless_changed(compared);
             }
         }
         Ok(())
@@ -332,7 +341,7 @@ impl SearchData for Comparing<'_> {
 
     fn done(mut self: Box<Self>) -> Result<u64, OpenError> {
         let compared = self.compare().and_then(|()| self.compare_counts());
-        self.unless_pruned(compared)?;
+        self.unless_changed(compared)?;
         Ok(self.reach.end - self.reach.start)
     }
 }

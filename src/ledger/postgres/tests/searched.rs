@@ -5,6 +5,9 @@ use crate::clock::Timestamp;
 use crate::ledger::conformance::{conclude, eventually};
 use crate::ledger::entry::{End, Resolution};
 use crate::ledger::glance::Glance;
+use crate::ledger::postgres::blocking::Blocking;
+use crate::ledger::postgres::index;
+use crate::ledger::postgres::session::Role;
 use crate::ledger::search::Query;
 use crate::ledger::stored::Stored;
 use crate::ledger::{OpenError, ProofReader, Reader};
@@ -71,4 +74,45 @@ async fn any_changed_row_of_the_search_data_is_found() {
     }
     drop(open);
     ledger.close().await;
+}
+
+/// A ledger whose search data reach to its end and that nothing serves: an intent, its unknown outcome and its resolution.
+async fn at_rest() -> Place {
+    let place = Place::postgres();
+    let ledger = place.open();
+    conclude(&*ledger, intend(&*ledger, "1").await, End::Unknown).await.unwrap();
+    let unknown = ledger.unresolved(Timestamp::now()).await.unwrap();
+    ledger.resolve(unknown, Resolution::Absent).await.unwrap();
+    let uncovered = |stored: &Stored| stored.search(&Query { limit: 1, ..Query::default() }).unwrap().uncovered;
+    eventually("the search data reach the end", || place.read(uncovered) == 0).await;
+    ledger.close().await;
+    place
+}
+
+/// The database, as who keeps the search data has it.
+fn keeping(place: &Place) -> Blocking {
+    Blocking::open(place.config.postgres.as_ref().unwrap(), Role::Keeper).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_a_pruned_request_has_no_row_and_none_is_missed() {
+    let place = at_rest().await;
+    let intent = place.of_kind("intent")[0]["seq"].as_u64().unwrap();
+    block_in_place(|| index::forget(&keeping(&place), intent + 1)).unwrap();
+    let covered = place.read(compared).map_err(|e| e.to_string());
+    assert!(matches!(covered, Ok(Some(2..))), "its outcome and its resolution: {covered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn search_data_that_were_begun_anew_while_they_were_compared_are_not_called_wrong() {
+    let place = at_rest().await;
+    let found = place.read(|stored| {
+        let mut data = stored.search_data().unwrap().unwrap();
+        for (seq, bytes) in stored.read(0, u64::MAX).unwrap() {
+            data.see(seq, &Glance::at(seq, &bytes).unwrap()).unwrap();
+        }
+        index::begin_anew(&keeping(&place)).unwrap();
+        data.done()
+    });
+    assert!(matches!(&found, Err(OpenError::Unusable(words)) if words.contains("verify it again")), "{found:?}");
 }
