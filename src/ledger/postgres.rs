@@ -214,8 +214,10 @@ impl Writer {
     async fn join(&mut self) -> Result<u64, OpenError> {
         failpoint::hit("recovery-begin");
         let mut database = Writing::open(&self.place).await?;
+        let before = Timestamp::now();
         let (known, _) = database.lock_and_learn(&plan::Asked::default(), &self.who.id).await?;
-        let (last, now) = (known.length.saturating_sub(1), Timestamp::from_micros(known.now_us));
+        self.compare_clocks(before, Timestamp::from_micros(known.now_us));
+        let last = known.length.saturating_sub(1);
         // Behind the head's lock: others write meanwhile.
         let entry = database.entries(last, last + 2).await?;
         database.roll_back().await?;
@@ -228,7 +230,6 @@ impl Writer {
             Glance::at(*seq, bytes)?;
             self.latest = Some((*seq, bytes.clone()));
         }
-        self.compare_clocks(now);
         self.database = Some(database);
         self.bury(true).await
     }

@@ -5,10 +5,13 @@ use super::admitting::{Admitting, Held, Wanted};
 use super::op::{Concluding, Op};
 use crate::clock::Timestamp;
 use crate::id::RequestId;
-use crate::ledger::admission::{Decided, Declined, Question, Replay};
+use crate::ledger::admission::{Decided, Declined, Mark, Question, Replay};
 use crate::ledger::entry::{Body, Encoded, End};
 use crate::ledger::freeze::Freeze;
 use std::collections::{HashMap, HashSet};
+
+/// About as long as an entry is.
+const TRIAL_BYTES: usize = 512;
 
 /// What the database said once the head row was locked: nobody else changes it before the commit.
 #[derive(Debug, Default)]
@@ -80,6 +83,22 @@ impl Plan {
             open: known.open,
             waiting: known.waiting,
         }
+    }
+
+    /// One that is only tried out, behind what there is: an intent with a key and a counter whose outcome is unknown, so
+    /// that each table is written to.
+    pub(super) fn trial(known: Known) -> Self {
+        let mut plan = Self::behind(known);
+        let (seq, time, mark) = (plan.base, plan.time.as_micros(), vec![0; size_of::<Mark>()]);
+        let (number, id) = (seq.cast_signed(), RequestId::new().to_string());
+        plan.entries.push(vec![b' '; TRIAL_BYTES]);
+        let rows = &mut plan.admitting.rows;
+        rows.off = (vec![number], vec![id.clone()], vec![mark.clone()], vec![Some(mark.clone())], vec![mark.clone()]);
+        rows.kept = (vec![mark.clone()], vec![time], vec![number], vec![mark.clone()], vec![id]);
+        rows.spent = (vec![mark], vec![1], vec![time], vec![number]);
+        plan.landed.push(number);
+        plan.wait(plan.now, seq, 0);
+        plan
     }
 
     /// How many entries there are after it.

@@ -74,6 +74,25 @@ pub(super) enum Fault {
     Unfit(String),
 }
 
+/// Nothing was changed because of what others did at that moment, or because it took too long then.
+const PASSING: [SqlState; 4] = [
+    SqlState::LOCK_NOT_AVAILABLE,
+    SqlState::QUERY_CANCELED,
+    SqlState::T_R_SERIALIZATION_FAILURE,
+    SqlState::T_R_DEADLOCK_DETECTED,
+];
+
+impl Fault {
+    /// Whether the next who asks over this connection or a new one will most likely hear the same.
+    pub(super) fn lasts(&self) -> bool {
+        match self {
+            Fault::Lost(_) => false,
+            Fault::Refused(code, _) => !PASSING.contains(code),
+            Fault::Unfit(_) => true,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

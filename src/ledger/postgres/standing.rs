@@ -18,8 +18,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// About as long as an entry is.
-const TRIAL_BYTES: usize = 512;
 /// More than an answer may take.
 const CLOCKS_DIFFER_US: u64 = 10_000_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -39,8 +37,9 @@ impl Writer {
             self.set_health(Health::Unreachable);
             return false;
         }
-        (self.failures, self.failed) = (0, None);
+        // Else a new connection that is unfit, too, would be followed by the next one at once.
         if !self.refused {
+            (self.failures, self.failed) = (0, None);
             self.taken();
         }
         self.health() != Health::Broken
@@ -71,21 +70,28 @@ impl Writer {
             Ok((known, _)) => known,
             Err(fault) => return self.give_back_after(&fault).await,
         };
-        let mut plan = Plan::behind(known);
-        plan.entries.push(vec![b' '; TRIAL_BYTES]);
-        match database.try_out(&plan, &self.who.id).await {
+        match database.try_out(&Plan::trial(known), &self.who.id).await {
             Ended::Committed => self.taken(),
             Ended::Refused(_) => {}
             Ended::Doubtful(fault) => self.lost(&fault),
         }
     }
 
-    /// Ends a transaction that the database refused, or the connection that was lost.
+    /// Ends a transaction that the database refused, or the connection that was lost. Over a new one it may be fit, and
+    /// may be so again and again: that is waited for as for a database that is away.
     pub(super) async fn give_back_after(&mut self, fault: &Fault) {
         match fault {
             Fault::Refused(..) => self.give_back().await,
-            Fault::Lost(_) | Fault::Unfit(_) => self.lost(fault),
+            Fault::Lost(_) => self.lost(fault),
+            Fault::Unfit(_) => {
+                self.lost(fault);
+                self.failed_again();
+            }
         }
+    }
+
+    fn failed_again(&mut self) {
+        (self.failures, self.failed) = (self.failures.saturating_add(1), Some(moment()));
     }
 
     /// From one attempt to connect to the next: twice as long each time, at most five seconds, and up to half as much
@@ -127,7 +133,7 @@ impl Writer {
         if self.failures == 0 {
             tracing::error!(%fault, "the ledger cannot be written: it takes no intents until the database is back");
         }
-        (self.failures, self.failed) = (self.failures.saturating_add(1), Some(moment()));
+        self.failed_again();
         false
     }
 
@@ -184,7 +190,7 @@ impl Writer {
 
     /// Renews the lease, or takes one where there is none; then buries the dead.
     async fn renew(&mut self) -> bool {
-        let (asked, from) = asked_now();
+        let ((asked, from), before) = (asked_now(), Timestamp::now());
         self.asked_for_lease = Some(asked);
         let length = self.lease.length();
         self.who.policy = self.seen.policy.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -219,7 +225,7 @@ impl Writer {
         self.lease.renewed(from);
         self.frozen(&renewed.freezes);
         self.metrics.unresolved.set(renewed.unresolved);
-        self.compare_clocks(renewed.now);
+        self.compare_clocks(before, renewed.now);
         self.seen.trouble("replicas-differ", !renewed.others.is_empty());
         if renewed.others != self.others {
             if renewed.others.is_empty() {
@@ -242,9 +248,10 @@ impl Writer {
         self.database.is_some()
     }
 
-    /// Entries go by the database's clock; rules, tokens and the log of this process by its own.
-    pub(super) fn compare_clocks(&self, database: Timestamp) {
-        let off_us = Timestamp::now().as_micros().saturating_sub(database.as_micros());
+    /// Entries go by the database's clock, which was asked for since `before`; rules, tokens and the log of this process
+    /// by its own.
+    pub(super) fn compare_clocks(&self, before: Timestamp, database: Timestamp) {
+        let off_us = ahead_us(before, database, Timestamp::now());
         self.seen.off_us.store(off_us, Ordering::Relaxed);
         let differs = off_us.unsigned_abs() >= CLOCKS_DIFFER_US;
         if self.seen.trouble("clock-differs", differs) {
@@ -316,6 +323,13 @@ impl Writer {
     }
 }
 
+/// How far the clock that said `before` and `after` is ahead of the one that was asked in between. How long the answer
+/// took is most likely half of it the way there, and half of it the way back.
+fn ahead_us(before: Timestamp, asked: Timestamp, after: Timestamp) -> i64 {
+    let (before, after) = (before.as_micros(), after.as_micros());
+    before.saturating_add(after.saturating_sub(before) / 2).saturating_sub(asked.as_micros())
+}
+
 /// What is written for the dead. Each intent has to be one: what is concluded here cannot be taken back.
 fn last_words(known: Known, dead: u64, left: Vec<(u64, String, Vec<u8>)>, starting: bool) -> Result<Plan, OpenError> {
     let damaged = |seq: u64| OpenError::Damaged(format!("entry {seq} is said to be in flight, but is no such intent"));
@@ -339,4 +353,17 @@ fn last_words(known: Known, dead: u64, left: Vec<(u64, String, Vec<u8>)>, starti
     };
     write().map_err(|e| OpenError::Unusable(e.to_string()))??;
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_comes_late_makes_no_clock_differ() {
+        for (before, database, after, ahead) in [(5, 5, 5, 0), (0, 4, 8, 0), (100, 4, 108, 100), (0, 104, 8, -100)] {
+            let [before, database, after] = [before, database, after].map(Timestamp::from_micros);
+            assert_eq!(ahead_us(before, database, after), ahead, "{before} {database} {after}");
+        }
+    }
 }

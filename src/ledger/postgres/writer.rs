@@ -238,7 +238,7 @@ impl Writer {
             Ok(learnt) => learnt,
             Err(fault) => {
                 self.give_back_after(&fault).await;
-                return self.nothing_happened(fault, ops);
+                return self.nothing_happened(&fault, ops);
             }
         };
         points.reach("intent-after-begin", "outcome-after-begin");
@@ -280,7 +280,7 @@ impl Writer {
                 answer(ops, owed, &self.abandoned, self.lease.end());
                 Attempt::Done
             }
-            Ended::Refused(fault) => self.nothing_happened(fault, ops),
+            Ended::Refused(fault) => self.nothing_happened(&fault, ops),
             Ended::Doubtful(fault) => {
                 tracing::error!(%fault, entries = plan.entries.len(), "a commit has no answer: nothing of it is sent until it is known whether it is there");
                 self.doubt = Some(Doubt::new(plan.base, plan.entries, ops, owed));
@@ -306,22 +306,13 @@ impl Writer {
     }
 
     /// Nothing was written: whether it is tried again depends on why.
-    fn nothing_happened(&mut self, fault: Fault, ops: Vec<Op>) -> Attempt {
-        match &fault {
-            Fault::Refused(..) => {
-                self.not_taken(&fault);
-                Attempt::Later(ops)
-            }
-            // Over a new connection it may be fit, and may be so again and again.
-            Fault::Unfit(_) => {
-                self.not_taken(&fault);
-                self.lost(&fault);
-                Attempt::Again(ops)
-            }
-            Fault::Lost(_) => {
-                self.lost(&fault);
-                Attempt::Again(ops)
-            }
+    fn nothing_happened(&mut self, fault: &Fault, ops: Vec<Op>) -> Attempt {
+        if fault.lasts() {
+            self.not_taken(fault);
+        }
+        match fault {
+            Fault::Refused(..) => Attempt::Later(ops),
+            Fault::Unfit(_) | Fault::Lost(_) => Attempt::Again(ops),
         }
     }
 

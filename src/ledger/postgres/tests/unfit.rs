@@ -1,7 +1,8 @@
 //! Databases, users and poolers that are set up otherwise than a ledger needs.
 
-use super::{Instance, Place, asked, intend, writable};
-use crate::config::Postgres as Address;
+use super::{Instance, Place, asked, budget, intend, writable};
+use crate::config::{Per, Postgres as Address};
+use crate::id::IdempotencyKey;
 use crate::ledger::conformance::{conclude, eventually};
 use crate::ledger::entry::End;
 use crate::ledger::postgres::batch::Prepared;
@@ -24,13 +25,16 @@ impl Place {
     }
 }
 
-/// Makes every insert into a table fail, as a full disk does.
-fn refuse_inserts(server: &Instance) {
-    server.ask(
-        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '53100'; END $$;
-        CREATE TRIGGER refuse BEFORE INSERT ON ledger.entry EXECUTE FUNCTION public.refuse()",
-    );
+const DISK_FULL: &str = "53100";
+const SERIALIZATION_FAILURE: &str = "40001";
+
+/// Makes every insert into a table fail, with this code.
+fn refuse_inserts(server: &Instance, table: &str, code: &str) {
+    server.ask(&format!(
+        "CREATE OR REPLACE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON ledger.{table} EXECUTE FUNCTION public.refuse()"
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -38,7 +42,7 @@ async fn a_database_that_refuses_entries_is_not_writable_until_it_takes_them_aga
     let place = Place::postgres();
     let (ledger, server) = (place.open(), place.server.as_ref().unwrap());
     let recorded = intend(&*ledger, "1").await;
-    refuse_inserts(server);
+    refuse_inserts(server, "entry", DISK_FULL);
     assert!(matches!(ledger.intend(asked("c", "s1", "2")).await, Intended::Unavailable));
     assert_eq!(ledger.health(), Health::Unreachable);
     let renewed = "SELECT max(lease_until) FROM ledger.replica";
@@ -48,8 +52,7 @@ async fn a_database_that_refuses_entries_is_not_writable_until_it_takes_them_aga
     server.ask("DROP TRIGGER refuse ON ledger.entry");
     writable(&ledger).await;
     // The same while an outcome waits to be written.
-    block_in_place(|| server.ask("DROP FUNCTION public.refuse"));
-    refuse_inserts(server);
+    refuse_inserts(server, "entry", DISK_FULL);
     let mut concluding = std::pin::pin!(conclude(&*ledger, recorded, End::Deleted));
     let waits = async { eventually("it notices", || ledger.health() == Health::Unreachable).await };
     tokio::select! {
@@ -60,6 +63,45 @@ async fn a_database_that_refuses_entries_is_not_writable_until_it_takes_them_aga
     server.ask("DROP TRIGGER refuse ON ledger.entry");
     assert_eq!(concluding.await, Ok(()));
     assert_eq!(ledger.health(), Health::Writable);
+    ledger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_entries_and_nothing_beside_them_is_not_writable_either() {
+    let place = Place::postgres();
+    let (ledger, server) = (place.open(), place.server.as_ref().unwrap());
+    // With a budget and a key, so that each table is written to.
+    let keyed = |group: &str| {
+        let mut asked = asked("c", "s1", group);
+        asked.key = IdempotencyKey::parse(b"k");
+        asked.budgets = [budget(9, 3600, Per::Caller)].into();
+        asked
+    };
+    for table in ["in_flight", "idempotency", "spent"] {
+        refuse_inserts(server, table, DISK_FULL);
+        assert!(matches!(ledger.intend(keyed(table)).await, Intended::Unavailable), "{table}");
+        for _ in 0..2 {
+            let renewed = "SELECT max(lease_until) FROM ledger.replica";
+            let before = block_in_place(|| server.ask(renewed));
+            eventually("it has renewed its lease", || server.ask(renewed) != before).await;
+            assert_eq!(ledger.health(), Health::Unreachable, "{table}");
+        }
+        server.ask(&format!("DROP TRIGGER refuse ON ledger.{table}"));
+        writable(&ledger).await;
+    }
+    assert_eq!(server.ask("SELECT count(*) FROM ledger.in_flight"), "0", "a trial leaves nothing");
+    ledger.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_that_passes_by_itself_leaves_the_ledger_writable() {
+    let place = Place::postgres();
+    let (ledger, server) = (place.open(), place.server.as_ref().unwrap());
+    refuse_inserts(server, "entry", SERIALIZATION_FAILURE);
+    assert!(matches!(ledger.intend(asked("c", "s1", "1")).await, Intended::Unavailable));
+    assert_eq!(ledger.health(), Health::Writable);
+    server.ask("DROP TRIGGER refuse ON ledger.entry");
+    conclude(&*ledger, intend(&*ledger, "1").await, End::Deleted).await.unwrap();
     ledger.close().await;
 }
 
