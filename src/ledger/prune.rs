@@ -25,17 +25,22 @@ pub fn latest(now: Timestamp, retention: Duration, longest_budget: Duration) -> 
     now.before(retention.max(longest_budget).max(KEPT))
 }
 
-/// Whether entries that are older than this may go at all.
+/// Whether entries that are older than this may go at all, by the ledger's clock.
 ///
 /// # Errors
 /// Why not: no retention period is set, or they are too young.
-pub fn may_be(before: Timestamp, retention: Option<Duration>, longest_budget: Duration) -> Result<(), Stage> {
+pub fn may_be(
+    before: Timestamp,
+    now: Timestamp,
+    retention: Option<Duration>,
+    longest_budget: Duration,
+) -> Result<(), Stage> {
     let Some(retention) = retention else {
         let words = "ledger.retention_days is not set: every entry is kept. Set how many days entries have to be kept, and \
                      restart `serve`";
         return Err(Stage::ended(Why::Usage, words));
     };
-    let latest = latest(Timestamp::now(), retention, longest_budget);
+    let latest = latest(now, retention, longest_budget);
     if before <= latest {
         return Ok(());
     }

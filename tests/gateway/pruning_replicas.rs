@@ -280,3 +280,23 @@ fn what_was_ordered_while_an_earlier_prune_is_under_way_is_done_after_it() {
     settle(&cluster);
     deletes(&replica);
 }
+
+#[test]
+fn what_may_go_goes_by_the_databases_clock_wherever_the_command_runs() {
+    let cluster = seeded();
+    let replica = start(&cluster, "");
+    settle(&cluster);
+    let pruned = |off: &str, before: &str| {
+        let mut pruning = Command::new(BINARY);
+        pruning.args(["audit", "prune", "--before", before, "--config"]).arg(cluster.config());
+        said(&pruning.env("LD_PRELOAD", crate::steps::faketime()).env("FAKETIME", off).output().unwrap())
+    };
+    let recent = cluster.database.ask("SELECT to_char(now() - interval '20 days', 'YYYY-MM-DD')");
+    for before in [&*recent, "20d"] {
+        let (code, words) = pruned("+90d", before);
+        assert!(code == Some(64) && words.contains("is too late"), "{before}: {code:?} {words}");
+    }
+    let (code, words) = pruned("-500d", "60d");
+    assert!(code == Some(0) && words.contains("the log is kept from entry 1792 on"), "{code:?} {words}");
+    drop(replica);
+}

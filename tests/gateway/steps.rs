@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const BUDGET: &str = "canary-token-budget-000";
 
 /// libfaketime, where Debian puts it.
-fn faketime() -> String {
+pub fn faketime() -> String {
     let found =
         ["x86_64", "aarch64"].map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketimeMT.so.1"));
     found.into_iter().find(|file| Path::new(file).exists()).expect("libfaketime (tests/setup.sh)")

@@ -3,7 +3,7 @@
 use super::{Common, of_log, when};
 use crate::cli::alone::{Alone, arm, complain, silent, user};
 use crate::cli::{Exit, page};
-use crate::clock::{Moment, Timestamp, moment, since};
+use crate::clock::{Moment, Timestamp, moment, parse_span, since};
 use crate::config;
 use crate::ledger::postgres::Pruning;
 use crate::ledger::prune::{Order, Prune, Stage, Why};
@@ -22,8 +22,28 @@ pub(in crate::cli) struct Options {
     #[command(flatten)]
     pub(super) common: Common,
     /// Only entries from before then: a date or a time (UTC), or a span such as 400d
-    #[arg(long, value_name = "WHEN", value_parser = when)]
-    before: Timestamp,
+    #[arg(long, value_name = "WHEN", value_parser = before)]
+    before: Before,
+}
+
+/// A point in time, or one that is so long ago by the clock that the ledger goes by.
+#[derive(Clone, Copy)]
+enum Before {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+impl Before {
+    fn at(self, now: Timestamp) -> Timestamp {
+        match self {
+            Before::Ago(span) => now.before(span),
+            Before::At(time) => time,
+        }
+    }
+}
+
+fn before(text: &str) -> Result<Before, String> {
+    parse_span(text).map_or_else(|| when(text).map(Before::At), |span| Ok(Before::Ago(span)))
 }
 
 pub(super) fn run(options: &Options) -> Exit {
@@ -46,13 +66,14 @@ pub(super) fn run(options: &Options) -> Exit {
     if let Err(error) = SqliteReader::open(&section.path) {
         return page::ledger(&error);
     }
-    let verb = Verb::Prune { before: options.before.to_string() };
+    let before = options.before.at(Timestamp::now());
+    let verb = Verb::Prune { before: before.to_string() };
     let mut watch = Watch::new(options.common.json);
     match ask(&section.path, &verb, Said::pruning) {
         Ok(_) => watch.until_end(|| through(&section.path)),
         Err(NotHeard::No(words)) => complain(Exit::Restart, &words),
         Err(NotHeard::Silent(words)) => silent(&section.path, &words),
-        Err(NotHeard::Nobody) => alone(&section, options.before, &mut watch),
+        Err(NotHeard::Nobody) => alone(&section, before, &mut watch),
     }
 }
 
@@ -72,7 +93,11 @@ fn shared(options: &Options, section: &config::Ledger) -> Exit {
     if watched != Exit::Done {
         return watched;
     }
-    let order = Order { before: options.before, by: user(), longest_budget: section.longest_budget };
+    let now = match pruning.now() {
+        Ok(now) => now,
+        Err(error) => return page::ledger(&error),
+    };
+    let order = Order { before: options.before.at(now), by: user(), longest_budget: section.longest_budget };
     let looking = |done, of| page::progress(&progress(&Stage::Looking { done, of }));
     match pruning.begin(&order, looking) {
         Ok(()) => watch.until_end(|| pruning.stage().map_err(|error| page::ledger(&error))),

@@ -193,6 +193,14 @@ impl Pruning {
         Ok(Self { reader, config: config.clone(), begun })
     }
 
+    /// The time by the database's clock.
+    ///
+    /// # Errors
+    /// In words, when the database cannot be asked.
+    pub fn now(&self) -> Result<Timestamp, OpenError> {
+        self.reader.db().now()
+    }
+
     /// Whether an earlier one is not at its end: that is to be watched first.
     ///
     /// # Errors
@@ -211,7 +219,7 @@ impl Pruning {
             return Err(meanwhile());
         }
         self.begun = lowest(self.reader.db())?;
-        may_be(order.before, self.config.retention, order.longest_budget)?;
+        may_be(order.before, self.now()?, self.config.retention, order.longest_budget)?;
         let (length, pruned) = (self.reader.length()?, self.reader.pruned()?);
         let (head, key) = self.signed()?;
         let first = whole_bundles(self.reader.first_at(order.before, length)?.min(head.size));

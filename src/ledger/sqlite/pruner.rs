@@ -11,6 +11,7 @@ use super::prune::{self, Row, State, Step};
 use super::tree_store::TreeStore;
 use super::{Queue, database};
 use crate::config;
+use crate::clock::Timestamp;
 use crate::failpoint;
 use crate::ledger::checkpoint::Checkpoint;
 use crate::ledger::checkpoint::note::VerifyingKey;
@@ -216,7 +217,7 @@ impl Pruner {
     /// What would go, held against what is signed: this is the last time that it can be. `Err` in it: nothing, and where
     /// the log begins.
     fn plan(&self, order: &Order) -> Result<Result<Plan, u64>, Stage> {
-        may_be(order.before, self.retention, order.longest_budget)?;
+        may_be(order.before, Timestamp::now(), self.retention, order.longest_budget)?;
         let ledger = SqliteReader::open(&self.folder)?;
         let db = database::open_to_read(&self.folder)?;
         let beginning = prune::beginning(&db)?;
