@@ -300,3 +300,28 @@ fn what_may_go_goes_by_the_databases_clock_wherever_the_command_runs() {
     assert!(code == Some(0) && words.contains("the log is kept from entry 1792 on"), "{code:?} {words}");
     drop(replica);
 }
+
+#[test]
+fn what_stands_before_the_beginning_and_what_is_kept_of_it_are_verified() {
+    let cluster = seeded();
+    let mut replica = start(&cluster, "");
+    settle(&cluster);
+    assert_eq!(prune(&cluster, "60d").0, Some(0));
+    settle(&cluster);
+    assert!(replica.stop().success());
+    cluster.database.ask("CREATE TABLE public.kept AS TABLE ledger.pruned");
+    for (harm, words) in [
+        ("INSERT INTO ledger.entry VALUES (5, 'x')", "entries go from 5 on; they begin at 1792"),
+        ("INSERT INTO ledger.entry VALUES (-1, 'x')", "entries go from -1 on; they begin at 1792"),
+        ("UPDATE ledger.pruned SET edge = set_byte(edge, 0, 255 - get_byte(edge, 0))", "are not whole"),
+    ] {
+        assert_eq!(run(&cluster, &["audit", "verify"]).0, Some(0), "before {harm}");
+        cluster.database.ask(harm);
+        let (code, said) = run(&cluster, &["audit", "verify"]);
+        assert!(code == Some(74) && said.contains(words), "{harm}: {code:?} {said}");
+        cluster.database.ask(
+            "DELETE FROM ledger.entry WHERE seq < 1792; DELETE FROM ledger.pruned;
+            INSERT INTO ledger.pruned SELECT * FROM public.kept",
+        );
+    }
+}

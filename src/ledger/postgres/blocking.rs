@@ -30,6 +30,36 @@ pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Where a log that was pruned begins, as it is stored.
+pub(super) struct Beginning {
+    seq: u64,
+    first: u64,
+    edge: Vec<u8>,
+    entry: Vec<u8>,
+}
+
+impl Beginning {
+    pub(super) async fn ask(client: &Client) -> Result<Option<Self>, Error> {
+        const SQL: &str = "
+            SELECT p.seq, p.first, p.edge, coalesce(e.bytes, '') FROM ledger.pruned p
+            LEFT JOIN ledger.entry e ON e.seq = p.seq WHERE p.state > 0 ORDER BY p.seq DESC LIMIT 1";
+        let Some(row) = client.query_typed_opt(SQL, &[]).await? else { return Ok(None) };
+        let number = |at| row.try_get::<_, i64>(at).map(i64::cast_unsigned);
+        Ok(Some(Self { seq: number(0)?, first: number(1)?, edge: row.try_get(2)?, entry: row.try_get(3)? }))
+    }
+
+    /// What its entry says, and the edge of the tree there.
+    pub(super) fn read(self) -> Result<(Pruned, Edge), OpenError> {
+        let Self { seq, first, edge, entry } = self;
+        let pruned = Pruned::read(seq, &entry)?;
+        if pruned.first != first {
+            let words = format!("where the log begins: entry {seq} says {}, and the row {first}", pruned.first);
+            return Err(OpenError::Damaged(words));
+        }
+        Ok((pruned, Edge::new(first, edge)))
+    }
+}
+
 impl Blocking {
     /// Connects, and checks the schema.
     ///
@@ -95,21 +125,8 @@ impl Blocking {
 
     /// Where the log begins, and the edge of the tree there. `None`: at 0. A prune that was only recorded is none yet.
     pub(super) fn beginning(&self) -> Result<Option<(Pruned, Edge)>, OpenError> {
-        const SQL: &str = "
-            SELECT p.seq, p.first, p.edge, coalesce(e.bytes, '') FROM ledger.pruned p
-            LEFT JOIN ledger.entry e ON e.seq = p.seq WHERE p.state > 0 ORDER BY p.seq DESC LIMIT 1";
-        let row = self.ask(async |client| {
-            let Some(row) = client.query_typed_opt(SQL, &[]).await? else { return Ok(None) };
-            let number = |at| row.try_get::<_, i64>(at).map(i64::cast_unsigned);
-            Ok(Some((number(0)?, number(1)?, row.try_get::<_, Vec<u8>>(2)?, row.try_get::<_, Vec<u8>>(3)?)))
-        });
-        let Some((seq, first, edge, bytes)) = row? else { return Ok(None) };
-        let pruned = Pruned::read(seq, &bytes)?;
-        if pruned.first != first {
-            let words = format!("where the log begins: entry {seq} says {}, and the row {first}", pruned.first);
-            return Err(OpenError::Damaged(words));
-        }
-        Ok(Some((pruned, Edge::new(first, edge))))
+        let row = self.ask(async |client| Beginning::ask(client).await);
+        row?.map(Beginning::read).transpose()
     }
 
     /// The number of the first entry.

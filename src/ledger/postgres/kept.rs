@@ -1,10 +1,11 @@
 //! What is kept beside the entries of what they mean, read at one moment to be held against them.
 
 use super::admitting::marks;
-use super::blocking::Blocking;
+use super::blocking::{Beginning, Blocking};
 use crate::ledger::OpenError;
 use crate::ledger::admission::Mark;
 use crate::ledger::freeze::Freeze;
+use crate::ledger::prune::{Edge, Pruned, misplaced};
 use crate::ledger::verify::{KeyRow, SpentRow, Standing, Tables};
 use tokio_postgres::{Error, Row};
 
@@ -16,6 +17,8 @@ const WAITING: &str = "
         ARRAY(SELECT seq FROM ledger.unresolved ORDER BY seq)";
 const FROZEN: &str = "SELECT place, body FROM ledger.frozen ORDER BY place";
 const KEYS: &str = "SELECT key, since_us, seq, target, request_id, answered FROM ledger.idempotency";
+/// The lowest entry, and whether a prune is not at its end: then what it has still to remove may be there.
+const LOWEST: &str = "SELECT (SELECT min(seq) FROM ledger.entry), EXISTS (SELECT FROM ledger.pruned WHERE state < 2)";
 const SPENT: &str = "SELECT counter, ordinal, time_us, seq FROM ledger.spent";
 
 /// Reads it.
@@ -23,12 +26,14 @@ const SPENT: &str = "SELECT counter, ordinal, time_us, seq FROM ledger.spent";
 /// # Errors
 /// In words, when the database cannot be read, or holds freezes that no replica writes.
 pub(super) fn read(database: &Blocking) -> Result<Standing, OpenError> {
-    let (standing, frozen) = database.ask(async |client| {
+    let (standing, frozen, begins, (lowest, is_under_way)) = database.ask(async |client| {
         client.batch_execute(BEGIN).await?;
         let waiting = client.query_typed_one(WAITING, &[]).await?;
         let frozen = client.query_typed(FROZEN, &[]).await?;
         let keys = client.query_typed(KEYS, &[]).await?;
         let spent = client.query_typed(SPENT, &[]).await?;
+        let begins = Beginning::ask(client).await?;
+        let lowest = client.query_typed_one(LOWEST, &[]).await?;
         client.batch_execute("COMMIT").await?;
         let (seqs, ids): (Vec<i64>, Vec<String>) = (waiting.try_get(1)?, waiting.try_get(2)?);
         let unresolved: Vec<i64> = waiting.try_get(3)?;
@@ -47,9 +52,20 @@ pub(super) fn read(database: &Blocking) -> Result<Standing, OpenError> {
             tables,
             beginning: None,
         };
-        Ok((standing, frozen.collect::<Result<Vec<(i64, String)>, Error>>()?))
+        let lowest: (Option<i64>, bool) = (lowest.try_get(0)?, lowest.try_get(1)?);
+        Ok((standing, frozen.collect::<Result<Vec<(i64, String)>, Error>>()?, begins, lowest))
     })?;
-    Ok(Standing { freezes: freezes(frozen)?, ..standing })
+    let begins = begins.map(Beginning::read).transpose()?;
+    Ok(Standing { freezes: freezes(frozen)?, beginning: misfit(begins.as_ref(), lowest, is_under_way), ..standing })
+}
+
+/// What does not fit where the log begins, in words.
+fn misfit(begins: Option<&(Pruned, Edge)>, lowest: Option<i64>, is_under_way: bool) -> Option<String> {
+    if let Some(Err(fault)) = begins.map(|(pruned, edge)| pruned.tree(edge)) {
+        return Some(fault.to_string());
+    }
+    let first = begins.map_or(0, |(pruned, _)| pruned.first.cast_signed());
+    misplaced(lowest, first, is_under_way)
 }
 
 fn mark(row: &Row, at: usize) -> Result<Mark, Error> {

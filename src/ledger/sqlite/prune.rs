@@ -7,7 +7,7 @@ use super::standing;
 use crate::clock::Timestamp;
 use crate::ledger::OpenError;
 use crate::ledger::entry::Encoded;
-use crate::ledger::prune::{Edge, Pruned};
+use crate::ledger::prune::{Edge, Pruned, misplaced};
 use rusqlite::{Connection, OptionalExtension, Result as Sql};
 use std::time::Duration;
 
@@ -123,11 +123,7 @@ pub(super) fn check(db: &Connection) -> Result<Option<String>, OpenError> {
     }
     let sql = "SELECT min(seq) FROM entry";
     let lowest = db.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map_err(|e| damaged(&e))?;
-    let Some(lowest) = lowest.filter(|lowest| *lowest < first) else { return Ok(None) };
-    let is_wrong = lowest < 0 || pending(db)?.is_none();
-    Ok(is_wrong.then(|| {
-        format!("the ledger's entries go from {lowest} on; they begin at {first}, and none is to stand before that")
-    }))
+    Ok(misplaced(lowest, first, pending(db)?.is_some()))
 }
 
 /// The number of the first entry.
