@@ -242,3 +242,16 @@ impl Drop for Ended {
         let _ = self.0.wait();
     }
 }
+
+#[test]
+fn an_older_log_whose_tree_is_lost_is_not_held_against_the_key_of_the_newer_one() {
+    let provider = Provider::start();
+    let past = Past::new(&provider);
+    let kept = past.elsewhere.with_file_name("kept");
+    std::fs::copy(&past.elsewhere, &kept).unwrap();
+    std::fs::remove_file(past.ledger().join("tree.db")).unwrap();
+    assert_eq!(past.restore(&["--accept-loss"]).0, Some(0));
+    let _ = std::fs::remove_file(past.ledger().join("1/tree.db"));
+    let (code, words) = past.verify(&["--log", "1", "--checkpoint", text(&kept)]);
+    assert!(code == Some(69) && words.contains("--vkey"), "{code:?} {words}");
+}

@@ -246,3 +246,16 @@ fn a_replica_that_begins_while_a_restore_ends_does_not_go_on_with_the_new_log_un
     deletes(&replica);
     eventually("all of it is signed", || run(&cluster, &["audit", "verify"]).0 == Some(0));
 }
+
+#[test]
+fn who_verifies_a_database_needs_no_signing_key_also_where_its_checkpoint_is_lost() {
+    let mut cluster = Cluster::of(1);
+    deletes(&cluster.replicas[0]);
+    assert!(cluster.replicas.remove(0).stop().success());
+    let kept = cluster.config().with_file_name("kept");
+    std::fs::write(&kept, run(&cluster, &["audit", "checkpoint"]).1).unwrap();
+    std::fs::remove_file(cluster.config().with_file_name("signing-key")).unwrap();
+    cluster.database.ask("UPDATE ledger.signed SET note = NULL");
+    let (code, words) = run(&cluster, &["audit", "verify", "--checkpoint", kept.to_str().unwrap()]);
+    assert!(code == Some(0) && words.contains("held against the kept one alone"), "{code:?} {words}");
+}

@@ -147,8 +147,15 @@ fn whole(options: &Options, place: &Place, key: Option<VerifyingKey>, kept: Opti
         let ledger = Stored::open(&meant)?;
         let key = match key {
             Some(key) => key,
-            // Where what was signed is lost, what signs the log still names its key.
+            // A database keeps the key also where what was signed is lost.
+            None if section.postgres.is_some() => ledger.verifying_key()?,
+            // In a folder, what signs the log still names its key.
             None if !ledger.has_tree() || (!kept.is_empty() && ledger.checkpoint()?.is_none()) => {
+                if options.log.is_some() {
+                    let words =
+                        "what was signed of this older log is lost, and its key with it: name the key with --vkey";
+                    return Err(OpenError::Unusable(words.to_owned()));
+                }
                 sqlite::key_at_hand(&section)?
             }
             None => ledger.verifying_key()?,
