@@ -8,8 +8,8 @@ use crate::running::{Gateway, TOKEN, caller, configuration, eventually};
 use crate::soak::{Random, count};
 use crate::wire::{Response, delete};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 
 /// The resolver would ask for pictures in between.
 const QUIET: &str = "[resolver]\nenabled = false\n";
@@ -55,9 +55,13 @@ fn hold(gateway: &Gateway, provider: &Erratic, rows: &[Row], before: usize) {
     assert!(provider.with(|knows| knows.strange.is_empty()), "{:?}", provider.with(|knows| knows.strange.clone()));
 }
 
+/// It begins to play once it has heard of every row: no request is sent on a connection that another one is spoiling.
 fn provider(rows: &Arc<Vec<Row>>) -> Erratic {
-    let rows = Arc::clone(rows);
-    Erratic::start(move |group| rows[usize::try_from(group).unwrap()].play.clone())
+    let (rows, all_heard) = (Arc::clone(rows), Barrier::new(rows.len()));
+    Erratic::start(move |group| {
+        all_heard.wait();
+        rows[usize::try_from(group).unwrap()].play.clone()
+    })
 }
 
 #[test]
