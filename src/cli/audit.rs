@@ -136,9 +136,13 @@ fn mention_pruned(ledger: &dyn Reader, since: Option<Timestamp>) -> Result<(), O
     let is_asked =
         |pruned: &Pruned| since.is_none_or(|since| Timestamp::parse(&pruned.before).is_none_or(|is| since < is));
     if let Some(pruned) = ledger.pruned()?.filter(is_asked) {
-        page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
+        say_pruned(&pruned);
     }
     Ok(())
+}
+
+fn say_pruned(pruned: &Pruned) {
+    page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
 }
 
 fn with_ledger(common: &Common, ask: impl FnOnce(&Stored) -> Result<Exit, OpenError>) -> Exit {

@@ -64,15 +64,6 @@ pub fn keys_until(seq: u64, entry: &[u8]) -> Result<Timestamp, OpenError> {
     time.map(|time| time.before(KEPT)).ok_or_else(|| OpenError::Damaged(format!("entry {seq} has no time")))
 }
 
-/// What is wrong with the lowest entry of a log that begins at `first`, in words. What a prune that is under way has still
-/// to remove may be there.
-pub(super) fn misplaced(lowest: Option<i64>, first: i64, is_under_way: bool) -> Option<String> {
-    let lowest = lowest.filter(|lowest| *lowest < first)?;
-    (lowest < 0 || !is_under_way).then(|| {
-        format!("the ledger's entries go from {lowest} on; they begin at {first}, and none is to stand before that")
-    })
-}
-
 /// The whole bundles before an entry, counted in entries.
 #[must_use]
 pub fn whole_bundles(entries: u64) -> u64 {

@@ -22,6 +22,7 @@ pub use admitted::{KeyRow, SpentRow, Tables};
 use frozen::Frozen;
 use order::Order;
 pub use standing::Standing;
+pub(super) use standing::misfit;
 
 /// A checkpoint that was kept elsewhere.
 #[derive(Debug, Clone)]

@@ -2,14 +2,13 @@
 
 use crate::provider::Provider;
 use crate::restoring::{said, text};
-use crate::restoring_again::Ended;
+use crate::restoring_again::Follower;
 use crate::running::{BINARY, Gateway, TARGET, TOKEN, caller, command, configuration, eventually};
 use crate::wire::delete;
 use std::fs::Permissions;
-use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// Nobody's, as far as this machine knows.
 const NOBODY: u32 = 65534;
@@ -251,19 +250,10 @@ fn who_follows_a_ledger_that_is_read_as_it_is_is_told_once_it_is_served_elsewher
     let ledger = gateway.folder.path().join("ledger");
     let mounted = Command::new("mount").args(["--bind", "-o", "ro"]).arg(&ledger).arg(seen.0.path()).status();
     assert!(mounted.unwrap().success());
-    let follow = ["audit", "tail", "-f", "--ledger", text(seen.0.path())];
-    let follower = Command::new(BINARY).args(follow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut follower = Ended(follower);
-    follower.0.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+    let follower = Follower::of(["--ledger", text(seen.0.path())]);
     let again = Gateway::in_folder(gateway.folder.clone(), &configuration, &[]);
-    let mut code = None;
-    eventually("it ends", || {
-        code = follower.0.try_wait().unwrap().map(|status| status.code());
-        code.is_some()
-    });
-    let mut words = String::new();
-    follower.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-    assert!(code == Some(Some(75)) && words.contains("a process serves it now"), "{code:?} {words}");
+    let (code, words) = follower.ended();
+    assert!(code == Some(75) && words.contains("a process serves it now"), "{code:?} {words}");
     drop(again);
 }
 

@@ -211,20 +211,10 @@ fn who_loses_entries_twice_has_three_logs_and_each_is_read_and_verified_with_its
 fn who_follows_a_log_that_another_one_replaces_is_told_and_so_is_who_goes_on_behind_its_end() {
     let provider = Provider::start();
     let past = Past::new(&provider);
-    let follow = ["audit", "tail", "-f", "--config", text(&past.config())].map(str::to_owned);
-    let follower = Command::new(BINARY).args(follow).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut follower = Ended(follower);
-    let mut first = [0; 1];
-    follower.0.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let follower = Follower::of(["--config", text(&past.config())]);
     assert_eq!(past.restore(&["--accept-loss"]).0, Some(0));
-    let mut code = None;
-    eventually("it ends", || {
-        code = follower.0.try_wait().unwrap().map(|status| status.code());
-        code.is_some()
-    });
-    let mut words = String::new();
-    follower.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-    assert!(code == Some(Some(75)) && words.contains("was removed or replaced"), "{code:?} {words}");
+    let (code, words) = follower.ended();
+    assert!(code == Some(75) && words.contains("was removed or replaced"), "{code:?} {words}");
     drop(past.serve());
     let length = exported(&past.config(), &[]).len();
     let export = |from: usize| said(&command(&["audit", "export", "--from", &from.to_string()], &past.config()));
@@ -233,10 +223,33 @@ fn who_follows_a_log_that_another_one_replaces_is_told_and_so_is_who_goes_on_beh
     assert!(code == Some(1) && words.contains(&format!("has {length} entries")), "{code:?} {words}");
 }
 
-/// A process that ends with the test.
-pub struct Ended(pub Child);
+/// `audit tail -f`, which ends with the test.
+pub struct Follower(Child);
 
-impl Drop for Ended {
+impl Follower {
+    /// Of the ledger that these options name; it has begun to follow.
+    pub fn of(ledger: [&str; 2]) -> Self {
+        let mut tail = Command::new(BINARY);
+        tail.args(["audit", "tail", "-f"]).args(ledger).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut follower = Self(tail.spawn().unwrap());
+        follower.0.stdout.as_mut().unwrap().read_exact(&mut [0; 1]).unwrap();
+        follower
+    }
+
+    /// Waits until it ends by itself; how, and what it says.
+    pub fn ended(mut self) -> (Option<i32>, String) {
+        let mut code = None;
+        eventually("it ends", || {
+            code = self.0.try_wait().unwrap().map(|status| status.code());
+            code.is_some()
+        });
+        let mut words = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut words).unwrap();
+        (code.flatten(), words)
+    }
+}
+
+impl Drop for Follower {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

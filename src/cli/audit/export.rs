@@ -1,6 +1,6 @@
 //! `audit export`: every entry, ascending, as its own bytes or as a row of a table.
 
-use super::{Common, tiles};
+use super::{Common, say_pruned, tiles};
 use crate::cli::{Exit, page};
 use crate::ledger::search::decode;
 use crate::ledger::{OpenError, ProofReader, Reader};
@@ -61,7 +61,7 @@ pub(super) fn run<L: Reader + ProofReader>(options: &Options, ledger: &L) -> Res
         return tiles::export(folder, ledger, options.common.json);
     }
     if let Some(pruned) = ledger.pruned()?.filter(|pruned| options.from < pruned.first) {
-        page::complain(format_args!("entries before {} were pruned (entry {} says so)", pruned.first, pruned.seq));
+        say_pruned(&pruned);
     }
     if options.common.json && options.format == Format::Csv {
         page::complain("--json and --format csv contradict each other");

@@ -95,11 +95,9 @@ impl Blocking {
         Ok(last.map_or(0, |last| last.cast_unsigned() + 1))
     }
 
-    /// The time by the database's clock, which all replicas go by.
+    /// See [`Session::now`].
     pub(super) fn now(&self) -> Result<Timestamp, OpenError> {
-        const SQL: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-        let now = self.ask(async |client| client.query_typed_one(SQL, &[]).await?.try_get(0));
-        Ok(Timestamp::from_micros(now?))
+        Ok(self.runtime.block_on(self.session.borrow_mut().now())?)
     }
 
     /// Up to [`READ_AT_MOST`] entries in `from..until`, ascending.

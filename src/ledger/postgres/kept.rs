@@ -5,8 +5,7 @@ use super::blocking::{Beginning, Blocking};
 use crate::ledger::OpenError;
 use crate::ledger::admission::Mark;
 use crate::ledger::freeze::Freeze;
-use crate::ledger::prune::{Edge, Pruned, misplaced};
-use crate::ledger::verify::{KeyRow, SpentRow, Standing, Tables};
+use crate::ledger::verify::{KeyRow, SpentRow, Standing, Tables, misfit};
 use tokio_postgres::{Error, Row};
 
 /// One statement each, in a transaction in which all see the same.
@@ -57,15 +56,6 @@ pub(super) fn read(database: &Blocking) -> Result<Standing, OpenError> {
     })?;
     let begins = begins.map(Beginning::read).transpose()?;
     Ok(Standing { freezes: freezes(frozen)?, beginning: misfit(begins.as_ref(), lowest, is_under_way), ..standing })
-}
-
-/// What does not fit where the log begins, in words.
-fn misfit(begins: Option<&(Pruned, Edge)>, lowest: Option<i64>, is_under_way: bool) -> Option<String> {
-    if let Some(Err(fault)) = begins.map(|(pruned, edge)| pruned.tree(edge)) {
-        return Some(fault.to_string());
-    }
-    let first = begins.map_or(0, |(pruned, _)| pruned.first.cast_signed());
-    misplaced(lowest, first, is_under_way)
 }
 
 fn mark(row: &Row, at: usize) -> Result<Mark, Error> {

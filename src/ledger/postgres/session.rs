@@ -1,6 +1,7 @@
 //! One connection to the database: made, checked, and driven by whoever asks something. Every wait has a bound.
 
 use super::tls::Tls;
+use crate::clock::Timestamp;
 use crate::config::{self, file};
 use crate::ledger::OpenError;
 use std::fmt;
@@ -245,6 +246,13 @@ impl Session {
                 Err(Fault::Lost(format!("no answer within {} s", self.patience.as_secs())))
             }
         }
+    }
+
+    /// The time by the database's clock, which all replicas go by.
+    pub(super) async fn now(&mut self) -> Result<Timestamp, Fault> {
+        const SQL: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let now = self.ask(async |client| client.query_typed_one(SQL, &[]).await?.try_get(0));
+        Ok(Timestamp::from_micros(now.await?))
     }
 
     /// Says goodbye, so that the server forgets it at once. What it held is given back.

@@ -194,11 +194,9 @@ impl Writing {
         Ok(covered)
     }
 
-    /// The time by the database's clock.
+    /// See [`Session::now`].
     pub(super) async fn now(&mut self) -> Result<Timestamp, Fault> {
-        const SQL: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
-        let now = self.session.ask(async |client| client.query_typed_one(SQL, &[]).await?.try_get(0));
-        Ok(Timestamp::from_micros(now.await?))
+        self.session.now().await
     }
 
     /// What is frozen.

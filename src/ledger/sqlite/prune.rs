@@ -7,7 +7,8 @@ use super::standing;
 use crate::clock::Timestamp;
 use crate::ledger::OpenError;
 use crate::ledger::entry::Encoded;
-use crate::ledger::prune::{Edge, Pruned, misplaced};
+use crate::ledger::prune::{Edge, Pruned};
+use crate::ledger::verify::misfit;
 use rusqlite::{Connection, OptionalExtension, Result as Sql};
 use std::time::Duration;
 
@@ -111,19 +112,11 @@ pub(super) fn beginning(db: &Connection) -> Result<Option<(Pruned, Edge)>, OpenE
     Ok(Some((pruned, row.edge)))
 }
 
-/// What does not fit where the log begins, in words: what is kept of the hashes that went, or an entry that stands before
-/// the first one. What a prune that is not at its end has still to remove may be there.
+/// What does not fit where the log begins, see [`misfit`].
 pub(super) fn check(db: &Connection) -> Result<Option<String>, OpenError> {
-    let mut first = 0;
-    if let Some((pruned, edge)) = beginning(db)? {
-        first = pruned.first.cast_signed();
-        if let Err(fault) = pruned.tree(&edge) {
-            return Ok(Some(fault.to_string()));
-        }
-    }
     let sql = "SELECT min(seq) FROM entry";
     let lowest = db.query_row(sql, [], |row| row.get::<_, Option<i64>>(0)).map_err(|e| damaged(&e))?;
-    Ok(misplaced(lowest, first, pending(db)?.is_some()))
+    Ok(misfit(beginning(db)?.as_ref(), lowest, pending(db)?.is_some()))
 }
 
 /// The number of the first entry.

@@ -5,6 +5,7 @@ use super::frozen::Frozen;
 use super::order::Order;
 use crate::ledger::OpenError;
 use crate::ledger::freeze::Freeze;
+use crate::ledger::prune::{Edge, Pruned};
 
 /// What waits for something, as the store has it, all of one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,6 +23,23 @@ pub struct Standing {
     pub tables: Tables,
     /// What does not fit in what it keeps about where the log begins, in words.
     pub beginning: Option<String>,
+}
+
+/// What does not fit where a log begins, in words: what is kept of the hashes that went, or an entry that stands before
+/// the first one. What a prune that is under way has still to remove may be there.
+pub(in crate::ledger) fn misfit(
+    beginning: Option<&(Pruned, Edge)>,
+    lowest: Option<i64>,
+    is_under_way: bool,
+) -> Option<String> {
+    if let Some(Err(fault)) = beginning.map(|(pruned, edge)| pruned.tree(edge)) {
+        return Some(fault.to_string());
+    }
+    let first = beginning.map_or(0, |(pruned, _)| pruned.first.cast_signed());
+    let lowest = lowest.filter(|lowest| *lowest < first)?;
+    (lowest < 0 || !is_under_way).then(|| {
+        format!("the ledger's entries go from {lowest} on; they begin at {first}, and none is to stand before that")
+    })
 }
 
 impl Standing {
